@@ -1,0 +1,45 @@
+# bingo_pl: `make help` lists what can be done.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATASET ?= mscmr
+DATA_ROOT ?=
+ARGS ?=
+ROOT = $(if $(DATA_ROOT),data.root="$(DATA_ROOT)")
+
+.DEFAULT_GOAL := help
+.PHONY: help install train resume evaluate test lint typecheck clean
+
+help: ## List the targets
+	@echo "make TARGET [DATASET=mscmr|brats|manifest] [DATA_ROOT=folder] [CKPT=file] [ARGS='key=value ...']"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+install: $(BIN)/.installed ## Create .venv with pinned dependencies and the command bingo
+
+$(BIN)/.installed: constraints.txt setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+train: install ## Train on DATASET; without DATA_ROOT on its embedded phantom cohort
+	$(BIN)/bingo train $(DATASET) $(ROOT) $(ARGS)
+
+resume: install ## Go on from CKPT exactly where it stopped
+	$(BIN)/bingo resume "$(CKPT)" $(ARGS)
+
+evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
+	$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest --numprocesses auto
+
+lint: install ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: install ## Check types
+	$(BIN)/mypy
+
+clean: ## Remove the environment and the caches of the tools; runs and data stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

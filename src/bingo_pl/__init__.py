@@ -1,0 +1,21 @@
+"""BInGo: learned groupwise registration of multimodal medical images.
+
+Legend, valid in every file of the project:
+
+    B   groups in a batch                  N   images in a group
+    K   images, groups flattened (B * N)   C   channels
+    D   spatial dimensions, 2 or 3         *S  spatial shape, D sizes
+
+A *displacement* is a pull-back in voxels of its own grid, in array-axis order, shape (K, D, *S):
+``warped(p) = image(p + displacement(p))``. Affine maps, free-form deformations and stationary
+velocities are all turned into one before anything is warped. Names that end in ``_mm`` are in
+millimetres; everything else is in voxels.
+"""
+
+from importlib.metadata import version
+
+from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.errors import BingoError
+
+__all__ = ["UNLABELLED", "BingoError", "GroupBatch"]
+__version__ = version("bingo_pl")

@@ -1,0 +1,105 @@
+"""The one container that travels from the data modules through a method to the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+UNLABELLED = -1
+"""Label value of every voxel of an image that has no label map."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBatch:
+    """Groups of equally many images on one grid.
+
+    The shapes are checked once, here; everything that receives a batch trusts it.
+    """
+
+    images: Tensor
+    """(B, N, 1, *S) float, intensities scaled to about [0, 1]."""
+    modalities: Tensor
+    """(B, N) long, index into the data module's ``modalities``; several images may share one."""
+    masks: Tensor
+    """(B, N, 1, *S) bool, the foreground of each image."""
+    labels: Tensor
+    """(B, N, 1, *S) int16 label ids, 0 background; `UNLABELLED` throughout an image without a label map."""
+    names: tuple[str, ...]
+    """(B,) a name for each group."""
+    truth: Tensor | None = None
+    """(B, N, D, *S) the displacement that misaligned each image, ``image(p) = original(p + truth(p))``; None if unknown."""
+
+    def __post_init__(self) -> None:
+        b, n, c, *shape = self.images.shape
+        assert c == 1 and len(shape) in (2, 3), f"images must be (B, N, 1, *S), got {tuple(self.images.shape)}"
+        assert self.modalities.shape == (b, n), f"modalities must be {(b, n)}, got {tuple(self.modalities.shape)}"
+        assert self.masks.shape == self.labels.shape == self.images.shape, (
+            "masks and labels must have the images' shape"
+        )
+        assert len(self.names) == b, f"{b} groups, {len(self.names)} names"
+        assert self.truth is None or self.truth.shape == (b, n, len(shape), *shape), "truth must be (B, N, D, *S)"
+
+    @property
+    def groups(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Images per group."""
+        return self.images.shape[1]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Spatial shape *S."""
+        return self.images.shape[3:]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroupBatch:
+        """The same batch on another device (Lightning calls this)."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            images=move(self.images),
+            modalities=move(self.modalities),
+            masks=move(self.masks),
+            labels=move(self.labels),
+            truth=None if self.truth is None else move(self.truth),
+        )
+
+    def select(self, members: Tensor) -> GroupBatch:
+        """A sub-group (or reordering) of each group.
+
+        Args:
+            members: (B, n) long, positions of the wanted images in each group.
+        """
+
+        def take(x: Tensor) -> Tensor:
+            index = members.to(x.device).reshape(*members.shape, *[1] * (x.ndim - 2))
+            return torch.take_along_dim(x, index, dim=1)
+
+        return replace(
+            self,
+            images=take(self.images),
+            modalities=take(self.modalities),
+            masks=take(self.masks),
+            labels=take(self.labels),
+            truth=None if self.truth is None else take(self.truth),
+        )
+
+
+def collate(batches: Sequence[GroupBatch]) -> GroupBatch:
+    """Join batches of equally many images and equal shape along B."""
+    truths = [batch.truth for batch in batches]
+    return GroupBatch(
+        images=torch.cat([batch.images for batch in batches]),
+        modalities=torch.cat([batch.modalities for batch in batches]),
+        masks=torch.cat([batch.masks for batch in batches]),
+        labels=torch.cat([batch.labels for batch in batches]),
+        names=tuple(name for batch in batches for name in batch.names),
+        truth=None if any(truth is None for truth in truths) else torch.cat([t for t in truths if t is not None]),
+    )

@@ -1,0 +1,251 @@
+"""Settings: dataclasses with defaults, YAML files of differences, ``key=value`` overrides; OmegaConf stays here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from bingo_pl.errors import BingoError, unknown_name
+
+
+@dataclass
+class DataConfig:
+    """What is registered."""
+
+    dataset: str = "mscmr"
+    """Data module: mscmr, brats or manifest."""
+    root: str = ""
+    """Folder of the dataset (for `manifest`, its folder or CSV). Empty: the embedded phantom cohort."""
+    modalities: list[str] = field(default_factory=lambda: ["C0", "LGE", "T2"])
+    """Names of the modalities, as in the file names or the manifest."""
+    label_ids: list[int] = field(default_factory=lambda: [200, 500, 600])
+    """Foreground label ids; 0 is background, anything else an error."""
+    spacing_mm: float = 1.25
+    """Voxel size of the working grid (in-plane in 2D); 0 keeps the grid of the files."""
+    roi: list[int] = field(default_factory=lambda: [160, 160])
+    """Shape of the working grid in voxels; each size divisible by the network's stride."""
+    splits: list[int] = field(default_factory=lambda: [18, 7, 20])
+    """Subjects for training, validation and test (`manifest` has a column for it)."""
+    batch_size: int = 20
+    """Groups in a training step."""
+    images_per_step: int | None = None
+    """Partial learning: each step draws this many images of each group. Null: complete groups."""
+    ffd_spacings: list[float] = field(default_factory=lambda: [5.0, 10.0, 15.0, 20.0])
+    """Control point spacings of the synthetic misalignment in voxels; one is drawn for each group."""
+    ffd_strength: float = 0.4
+    """Largest displacement of a control point over the spacing."""
+    draws_per_test_group: int = 1
+    """Misalignments drawn for each test group."""
+    fill_nonfinite: float | None = None
+    """Value that replaces NaN and Inf voxels. Null: they are an error."""
+    phantom_subjects: int = 40
+    """Size of the embedded phantom cohort."""
+    workers: int = 0
+    """Processes that load batches."""
+    cache_dir: str | None = None
+    """Where preprocessed groups are kept. Null: the user's cache folder."""
+
+
+@dataclass
+class ModelConfig:
+    """BInGo's network and posterior; see `bingo_pl.bingo.Bingo`."""
+
+    channels: list[int] = field(default_factory=lambda: [16, 32, 64, 128, 256])
+    """Width of each scale, full resolution first."""
+    velocity_scales: list[int] = field(default_factory=lambda: [4, 2, 0])
+    """Scales with a velocity, coarsest first; scale s has stride 2**s."""
+    head_depth: int = 4
+    """Convolutions of a velocity head before its last."""
+    squarings: int = 7
+    """Steps of scaling and squaring."""
+    smoothness: float = 10.0
+    """Precision of the velocity prior."""
+    second_pass: bool = True
+    """Encode the registered images again; false: warp the features instead."""
+    velocity_noise: bool = True
+    """Sample velocities in training."""
+    cross_reconstruction: float = 0.0
+    """Probability that a step decodes each image from another image's expert."""
+
+
+@dataclass
+class WeightConfig:
+    """Weights of the terms of the loss."""
+
+    reconstruction: float = 100.0
+    """L1 between an image and its reconstruction."""
+    kl_velocity: float = 20.0
+    """Prior of the velocities."""
+    kl_structure: float = 300.0
+    """Intrinsic dissimilarity, Eq. (6)."""
+    truth: float = 0.0
+    """Squared gWI residual against the known synthetic misalignment, voxels^2. 0: unsupervised, as in the paper."""
+
+
+@dataclass
+class TrainerConfig:
+    """Optimisation and hardware."""
+
+    epochs: int = 500
+    """Passes over the training groups."""
+    learning_rate: float = 1e-3
+    """Adam's; the peak where there is a schedule."""
+    warm_up: float = 0.0
+    """Share of the steps over which the learning rate rises from a twenty-fifth of its peak."""
+    decay: bool = False
+    """Let the learning rate fall to zero by a cosine after the warm-up."""
+    clip_gradient_norm: float | None = None
+    """Largest gradient norm. Null: no clipping."""
+    accelerator: str = "auto"
+    """Lightning accelerator: auto, cpu, gpu, ..."""
+    devices: int = 1
+    """Number of devices."""
+    precision: str = "32-true"
+    """Lightning precision."""
+    validate_every: int = 1
+    """Epochs between validations."""
+
+
+@dataclass
+class LogConfig:
+    """What is written while training."""
+
+    wandb: str = "auto"
+    """auto: online where the user is logged in, else offline; or online, offline, disabled."""
+    wandb_images: bool = False
+    """Upload figures to W&B. They show patients' images."""
+    figure_groups: int = 3
+    """Test groups that get figures."""
+
+
+@dataclass
+class Config:
+    """An experiment."""
+
+    name: str = ""
+    """Folder under `runs`. Empty: the experiment's name, numbered if taken."""
+    runs: str = "runs"
+    """Where runs are written."""
+    seed: int = 0
+    """The source of all randomness."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    weights: WeightConfig = field(default_factory=WeightConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+Tree = dict[str, Any]
+
+
+def experiments() -> list[str]:
+    """Names of the experiments that come with the package."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def load(experiment: str, overrides: Sequence[str] = ()) -> Config:
+    """The settings of an experiment.
+
+    Args:
+        experiment: a name from `experiments()` or a path to a YAML file. The file's ``base`` names an experiment it
+            differs from.
+        overrides: ``section.key=value`` settings that win over the file.
+
+    Raises:
+        BingoError: unknown experiment or setting (with the nearest known name), or a value of the wrong type.
+    """
+    layers = [OmegaConf.create(tree) for tree in _layers(experiment)]
+    return _merge(Config(), *layers, _parse_overrides(overrides))
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """The settings with some replaced."""
+    return _merge(config, _parse_overrides(overrides))
+
+
+def from_tree(tree: Tree) -> Config:
+    """The settings that `to_tree` wrote, e.g. into a checkpoint."""
+    return _merge(Config(), OmegaConf.create(tree))
+
+
+def to_tree(config: Config) -> Tree:
+    """Plain dictionaries and lists, which a weights-only checkpoint can hold."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved settings as text."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """``key: old -> new`` for each setting that differs."""
+    before, after = dict(_leaves(to_tree(old))), dict(_leaves(to_tree(new)))
+    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def _folder() -> Any:
+    return files("bingo_pl.experiments")
+
+
+def _layers(experiment: str) -> list[Tree]:
+    """The YAML trees of an experiment, base first."""
+    tree = _read(experiment)
+    base = tree.pop("base", None)
+    return [*(_layers(base) if base else []), tree]
+
+
+def _read(experiment: str) -> Tree:
+    if experiment.endswith((".yaml", ".yml")):
+        source: Any = Path(experiment)
+        if not source.is_file():
+            raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")
+    elif experiment in experiments():
+        source = _folder() / f"{experiment}.yaml"
+    else:
+        raise unknown_name("experiment", experiment, experiments())
+    try:
+        tree = yaml.safe_load(source.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise BingoError(f"{experiment} is not plain YAML (tags are refused): {error}") from error
+    if not isinstance(tree, dict):
+        raise BingoError(f"{experiment} must hold `key: value` settings, got {type(tree).__name__}")
+    return tree
+
+
+def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    for text in overrides:
+        if not re.match(r"[a-z_.]+=", text):
+            raise BingoError(f"'{text}' is not a setting. Write key=value, for example trainer.epochs=10")
+    return OmegaConf.from_dotlist(list(overrides))
+
+
+def _merge(start: Config, *layers: DictConfig) -> Config:
+    if any("${" in OmegaConf.to_yaml(layer) for layer in layers):
+        raise BingoError("settings must be plain values; references like ${...} are refused")
+    try:
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), *layers)))
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        *parents, name = str(error.full_key).split(".")
+        known = functools.reduce(lambda tree, parent: tree[parent], parents, to_tree(Config()))
+        raise unknown_name(" ".join(["setting", *parents]), name, known) from error
+    except OmegaConfBaseException as error:
+        raise BingoError(f"setting {error.full_key or ''}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

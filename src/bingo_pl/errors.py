@@ -1,0 +1,24 @@
+"""The one exception that is meant for people."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BingoError(Exception):
+    """Bad input: the message says what, got, wanted and what to do. The command line prints it without a traceback."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> BingoError:
+    """The error for a name that is not in a list, with the nearest known name.
+
+    Args:
+        kind: what the name names, e.g. ``"setting"``.
+        name: the name that was given.
+        known: the names that would have been understood.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return BingoError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names)}")

@@ -1,0 +1,327 @@
+"""From settings to a finished run: build the data, the task and the trainer; train, resume, evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import wandb
+from data_modules import DATA_MODULES
+from data_modules.base import GroupDataModule
+from data_modules.phantom import ensure_cohort
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger, WandbLogger
+from rich.console import Console
+
+from bingo_pl import config as settings
+from bingo_pl.batch import GroupBatch
+from bingo_pl.bingo import Bingo
+from bingo_pl.atomic import replacing
+from bingo_pl.config import Config
+from bingo_pl.curves import draw_curves
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.figures import draw_group
+from bingo_pl.history import History
+from bingo_pl.progress import TrainingProgress
+from bingo_pl.tables import summary, write_test_csv
+from bingo_pl.task import Optimisation, RegistrationTask
+
+PROVENANCE = "bingo_pl"
+
+
+def train(config: Config, console: Console) -> Path:
+    """Train, test the best checkpoint, write tables and figures.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        BingoError: bad settings or data; nothing has been written to the run's folder then.
+    """
+    data = build_data(config, console)
+    task = build_task(config)
+    run = new_folder(Path(config.runs), config.name)
+    return _fit(config, data, task, run, console, checkpoint=None)
+
+
+def resume(checkpoint: Path, overrides: Sequence[str], allow_changed_data: bool, console: Console) -> Path:
+    """Go on where a checkpoint stopped; the settings come from the checkpoint.
+
+    Raises:
+        BingoError: not a checkpoint of this project, or the data have changed and that was not allowed.
+    """
+    provenance = read_provenance(checkpoint)
+    old = settings.from_tree(provenance["config"])
+    config = settings.override(old, overrides)
+    for line in settings.differences(old, config):
+        console.print(f"[yellow]changed on resume[/] {line}")
+    data = build_data(config, console)
+    if data.fingerprint() != provenance["data"] and not allow_changed_data:
+        raise BingoError(
+            f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that {checkpoint} "
+            "was trained on, so the run would not go on exactly. Restore them, or pass --allow-changed-data"
+        )
+    return _fit(config, data, build_task(config), checkpoint.resolve().parent.parent, console, checkpoint)
+
+
+def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Path:
+    """Test a checkpoint, on the data it was trained for or on others of the same modalities.
+
+    Returns:
+        The folder of the results.
+
+    Raises:
+        BingoError: not a checkpoint of this project, or settings that do not fit it.
+    """
+    old = settings.from_tree(read_provenance(checkpoint)["config"])
+    config = settings.override(old, overrides)
+    fixed = [line for line in settings.differences(old, config) if line.startswith(("model.", "data.modalities"))]
+    if fixed:
+        raise BingoError(f"a trained network cannot be changed: {'; '.join(fixed)}. Leave these settings out")
+    data = build_data(config, console)
+    task = build_task(config)
+    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
+    _write_config(config, folder)
+    _test(config, data, task, folder, console, loggers=[])
+    return folder
+
+
+def build_data(config: Config, console: Console) -> GroupDataModule:
+    """The data module, its files read, checked and preprocessed."""
+    data = config.data
+    if data.dataset not in DATA_MODULES:
+        raise unknown_name("dataset", data.dataset, DATA_MODULES)
+    root = data.root
+    if not root:
+        console.print(
+            "[bold yellow]No data given (data.root is empty): using the embedded PHANTOM cohort.[/] "
+            "Its images are synthetic; results say nothing about patients."
+        )
+        root = str(ensure_cohort(data.dataset, subjects=data.phantom_subjects, seed=config.seed))
+    module = DATA_MODULES[data.dataset](
+        root=root,
+        modalities=data.modalities,
+        label_ids=data.label_ids,
+        spacing_mm=data.spacing_mm,
+        roi=data.roi,
+        splits=data.splits,
+        seed=config.seed,
+        batch_size=data.batch_size,
+        images_per_step=data.images_per_step,
+        ffd_spacings=data.ffd_spacings,
+        ffd_strength=data.ffd_strength,
+        draws_per_test_group=data.draws_per_test_group,
+        workers=data.workers,
+        cache_dir=data.cache_dir,
+        fill_nonfinite=data.fill_nonfinite,
+    )
+    module.prepare_data()
+    return module
+
+
+def build_task(config: Config) -> RegistrationTask:
+    """The network with its seeded first weights, and how it is trained."""
+    pl.seed_everything(config.seed, verbose=False)
+    registrar = Bingo(
+        dims=len(config.data.roi), modalities=len(config.data.modalities), **dataclasses.asdict(config.model)
+    )
+    trainer = config.trainer
+    return RegistrationTask(
+        registrar,
+        weights=dataclasses.asdict(config.weights),
+        optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay),
+        label_ids=config.data.label_ids,
+        seed=config.seed,
+    )
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make ``parent/name``, or ``parent/name-2`` and so on where that is taken.
+
+    Raises:
+        BingoError: the name is no plain folder name, or the folder cannot be made.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise BingoError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BingoError(f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to") from error
+    raise AssertionError("unreachable")
+
+
+def read_provenance(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its making: ``config`` and ``data``. Only tensors and plain values are unpickled.
+
+    Raises:
+        BingoError: no such file, or not a checkpoint of this project.
+    """
+    if not checkpoint.is_file():
+        raise BingoError(f"no checkpoint at {checkpoint}. Runs keep theirs in runs/<name>/checkpoints/")
+    try:
+        provenance: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)[PROVENANCE]
+        return provenance
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        raise BingoError(f"{checkpoint} is not a checkpoint written by bingo_pl ({type(error).__name__})") from error
+
+
+class Provenance(Callback):
+    """Writes settings and data fingerprint into every checkpoint, as plain values."""
+
+    def __init__(self, config: Config, fingerprint: str) -> None:
+        self.provenance = {"config": settings.to_tree(config), "data": fingerprint}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[PROVENANCE] = self.provenance
+
+
+class TestFigures(Callback):
+    """Draws the first test groups."""
+
+    def __init__(self, config: Config, directory: Path) -> None:
+        self.config = config
+        self.directory = directory
+        self.paths: list[Path] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: GroupBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, RegistrationTask)
+        if batch_idx < self.config.log.figure_groups:
+            result = pl_module.registrar(batch)
+            pictures = pl_module.registrar.explain(batch, result)
+            data = self.config.data
+            self.paths += draw_group(batch, result, pictures, data.modalities, data.label_ids, self.directory)
+
+
+def _fit(
+    config: Config,
+    data: GroupDataModule,
+    task: RegistrationTask,
+    run: Path,
+    console: Console,
+    checkpoint: Path | None,
+) -> Path:
+    config = dataclasses.replace(config, name=run.name, runs=str(run.parent))
+    _write_config(config, run)
+    history = History(run / "metrics.csv")
+    if checkpoint:
+        history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    loggers = [history, *_wandb_loggers(config, run)]
+    best = ModelCheckpoint(
+        run / "checkpoints",
+        filename="best",
+        monitor="val/gwi",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks = [best, Provenance(config, data.fingerprint()), TrainingProgress(console)]
+    trainer = _trainer(config, loggers, callbacks, run)
+    parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
+    console.print(
+        f"{parameters:.3f} M parameters on {trainer.accelerator.__class__.__name__}; results in {run}; "
+        f"if interrupted: bingo resume {run / 'checkpoints' / 'last.ckpt'}"
+    )
+    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        return run
+    task.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    _test(config, data, task, run, console, loggers)
+    draw_curves(history.path, run / "figures" / "curves.png")
+    return run
+
+
+def _test(
+    config: Config,
+    data: GroupDataModule,
+    task: RegistrationTask,
+    folder: Path,
+    console: Console,
+    loggers: list[Logger],
+) -> None:
+    figures = TestFigures(config, folder / "figures")
+    one_device = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
+    _trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
+    write_test_csv(task.test_scores, folder / "test.csv")
+    console.print(summary(task.test_scores))
+    console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
+    means = {
+        f"test/{name}": torch.tensor([getattr(scores, name) for scores in task.test_scores]).nanmean().item()
+        for name in ("dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent", "seconds")
+    }
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_metrics(means)
+            if config.log.wandb_images:
+                logger.log_image("test", [str(path) for path in figures.paths])
+
+
+def _trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], folder: Path) -> pl.Trainer:
+    # Our own lines say what these would: how many parameters, which device, how far.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    trainer = config.trainer
+    return pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the name
+        max_epochs=trainer.epochs,
+        gradient_clip_val=trainer.clip_gradient_norm,
+        check_val_every_n_epoch=trainer.validate_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        default_root_dir=folder,
+    )
+
+
+def _wandb_loggers(config: Config, run: Path) -> list[Logger]:
+    mode = config.log.wandb
+    modes = ("auto", "online", "offline", "disabled")
+    if mode not in modes:
+        raise unknown_name("log.wandb", mode, modes)
+    if mode == "disabled":
+        return []
+    offline = mode == "offline" or (mode == "auto" and not wandb.api.api_key)
+    logger = WandbLogger(
+        name=run.name,
+        save_dir=run,
+        project="bingo_pl",
+        offline=offline,
+        config=settings.to_tree(config),
+        settings=wandb.Settings(silent=offline),
+    )
+    return [logger]
+
+
+def _write_config(config: Config, folder: Path) -> None:
+    with replacing(folder / "config.yaml") as temporary:
+        temporary.write_text(settings.to_yaml(config))

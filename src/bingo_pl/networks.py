@@ -1,0 +1,157 @@
+"""Network parts: convolutions shared by all modalities, batch normalisation of each modality's own.
+
+Images arrive sorted by modality; ``counts[d]`` says how many belong to modality d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bingo_pl.spatial import resize
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+Counts = Sequence[int]
+
+
+class DomainNorm(nn.Module):
+    """Domain-specific batch normalisation (Chang 2019): statistics, scale and shift of each modality's own.
+
+    Args:
+        domains: number of modalities.
+        channels: C.
+        momentum: share of the newest batch in the running statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, domains: int, channels: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(domains, channels))
+        self.bias = nn.Parameter(torch.zeros(domains, channels))
+        self.register_buffer("running_mean", torch.zeros(domains, channels))
+        self.register_buffer("running_var", torch.ones(domains, channels))
+
+    def forward(self, x: Tensor, counts: Counts) -> Tensor:
+        """Normalise (K, C, *S), K sorted by modality."""
+        parts = [
+            F.batch_norm(
+                part,
+                self.running_mean[domain],
+                self.running_var[domain],
+                self.weight[domain],
+                self.bias[domain],
+                training=self.training,
+                momentum=self.momentum,
+            )
+            for domain, part in enumerate(x.split(list(counts)))
+            if len(part)
+        ]
+        return torch.cat(parts)
+
+
+class ConvBlock(nn.Module):
+    """Convolution (3 a side, no bias), domain norm, leaky ReLU."""
+
+    def __init__(self, dims: int, domains: int, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = CONV[dims](inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm = DomainNorm(domains, outputs)
+
+    def forward(self, x: Tensor, counts: Counts) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x), counts), 0.1, inplace=True)
+
+
+class DownPath(nn.Module):
+    """Two convolutions a scale, the first of every scale but the finest with stride 2."""
+
+    def __init__(self, dims: int, domains: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(
+            ConvBlock(dims, domains, inputs, outputs, stride=1 if scale == 0 else 2)
+            for scale, (inputs, outputs) in enumerate(zip((1, *channels), channels, strict=False))
+        )
+        self.second = nn.ModuleList(ConvBlock(dims, domains, width, width) for width in channels)
+
+    def forward(self, x: Tensor, counts: Counts) -> list[Tensor]:
+        """(K, 1, *S) -> one (K, channels[i], *S / 2**i) for each scale, finest first."""
+        features = []
+        for first, second in zip(self.first, self.second, strict=True):
+            x = second(first(x, counts), counts)
+            features.append(x)
+        return features
+
+
+class UpPath(nn.Module):
+    """From the coarsest scale up: resize, 1x1 convolution, concatenate the skip, two convolutions."""
+
+    def __init__(self, dims: int, domains: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
+        self.narrow = nn.ModuleList(CONV[dims](coarse, fine, 1) for coarse, fine in pairs)
+        self.first = nn.ModuleList(ConvBlock(dims, domains, 2 * fine, fine) for _, fine in pairs)
+        self.second = nn.ModuleList(ConvBlock(dims, domains, fine, fine) for _, fine in pairs)
+
+    def forward(self, skips: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """Features of each scale, finest first -> the same shapes, each informed by all coarser ones."""
+        x = skips[-1]
+        outputs = [x]
+        for skip, narrow, first, second in zip(skips[-2::-1], self.narrow, self.first, self.second, strict=True):
+            # The 1x1 convolution commutes with the linear resize; before it, it has 2**D times fewer voxels to visit.
+            x = torch.cat([resize(narrow(x), skip.shape[2:]), skip], dim=1)
+            x = second(first(x, counts), counts)
+            outputs.append(x)
+        return outputs[::-1]
+
+
+class Encoder(nn.Module):
+    """Image -> features of every scale, half of their channels means, half logits of variances."""
+
+    def __init__(self, dims: int, domains: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.down = DownPath(dims, domains, channels)
+        self.up = UpPath(dims, domains, channels)
+
+    def forward(self, images: Tensor, counts: Counts) -> list[Tensor]:
+        features: list[Tensor] = self.up(self.down(images, counts), counts)
+        return features
+
+
+class Decoder(nn.Module):
+    """Common structure of every scale -> image, in the appearance of the modality whose norm is used."""
+
+    def __init__(self, dims: int, domains: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.up = UpPath(dims, domains, channels)
+        self.image = CONV[dims](channels[0], 1, 1)
+
+    def forward(self, structure: Sequence[Tensor], counts: Counts) -> Tensor:
+        image: Tensor = self.image(self.up(structure, counts)[0])
+        return image
+
+
+class VelocityHead(nn.Module):
+    """The Reg module: common mean and own mean -> mean and log-variance of a velocity.
+
+    The last convolution starts at zero: no motion, with the variance given.
+    """
+
+    def __init__(self, dims: int, domains: int, channels: int, depth: int, log_variance: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ConvBlock(dims, domains, channels, channels) for _ in range(depth))
+        self.velocity = CONV[dims](channels, 2 * dims, 3, padding=1)
+        nn.init.zeros_(self.velocity.weight)
+        self.velocity.bias = nn.Parameter(torch.tensor([0.0] * dims + [log_variance] * dims))
+
+    def forward(self, common: Tensor, own: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
+        """Two (K, C / 2, *S) -> mean and log-variance, (K, D, *S) each, in voxels of this scale."""
+        x = torch.cat([common, own], dim=1)
+        for block in self.blocks:
+            x = block(x, counts)
+        mean, log_variance = self.velocity(x).chunk(2, dim=1)
+        return mean, log_variance

@@ -1,0 +1,158 @@
+"""Displacements in 2D and 3D: warp, compose, integrate, invert, resize, differentiate.
+
+Every function takes flattened images or fields, (K, C, *S) or (K, D, *S), and is differentiable.
+Sampling positions are voxel indices (``align_corners=True``); resizing keeps the field of view, voxel
+edge to voxel edge, so that a stride-16 feature stays above the 16 voxels it was computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shape = Sequence[int]
+Padding = Literal["border", "zeros"]
+LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+def identity(shape: Shape, like: Tensor) -> Tensor:
+    """Voxel coordinates (D, *S) of a grid, with the dtype and device of ``like``."""
+    axes = [torch.arange(size, dtype=like.dtype, device=like.device) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding: Padding = "border") -> Tensor:
+    """Interpolate at voxel coordinates.
+
+    Args:
+        image: (K, C, *S).
+        points: (K, D, *T) voxel coordinates in ``image``, array-axis order; *T is free.
+        mode: ``"bilinear"`` (trilinear in 3D) or ``"nearest"``.
+        padding: what lies outside: the border voxel's value or zeros.
+
+    Returns:
+        (K, C, *T).
+    """
+    size = torch.tensor(image.shape[2:], dtype=points.dtype, device=points.device)
+    scale = (2 / (size - 1).clamp(min=1)).reshape(-1, *[1] * (points.ndim - 2))
+    grid = (points * scale - 1).movedim(1, -1).flip(-1)
+    return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding: Padding = "border") -> Tensor:
+    """``warped(p) = image(p + displacement(p))``.
+
+    Args:
+        image: (K, C, *S).
+        displacement: (K, D, *S).
+        mode: ``"bilinear"`` or ``"nearest"``.
+        padding: ``"border"`` for images, ``"zeros"`` for features.
+    """
+    points = identity(displacement.shape[2:], displacement) + displacement
+    return sample(image, points, mode, padding)
+
+
+def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
+    """Warp integer or boolean (K, C, *S) by the nearest voxel; ids and dtype are kept."""
+    return warp(labels.to(displacement.dtype), displacement, mode="nearest").to(labels.dtype)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """The displacement of ``(id + outer) o (id + inner)``: warping by it equals warping by ``outer``, then by ``inner``."""
+    return inner + warp(outer, inner)
+
+
+def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
+    """The displacement of ``exp(velocity)`` by scaling and squaring (Arsigny 2006).
+
+    Args:
+        velocity: (K, D, *S) stationary velocity, voxels per unit time. ``integrate(-velocity)`` is the inverse.
+        steps: squarings; the error is of first order in ``2 ** -steps``.
+    """
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def invert(displacement: Tensor, iterations: int = 30) -> Tensor:
+    """The inverse displacement by fixed-point iteration ``v <- -u(id + v)`` (Chen 2008).
+
+    Converges where the displacement is a contraction (its derivatives are below one).
+    """
+    inverse = -displacement
+    for _ in range(iterations):
+        inverse = -warp(displacement, inverse)
+    return inverse
+
+
+def resize(image: Tensor, shape: Shape) -> Tensor:
+    """Linear interpolation of (K, C, *S) to the grid ``shape`` over the same field of view."""
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    return F.interpolate(image, size=tuple(shape), mode=LINEAR[image.ndim - 2], align_corners=False)
+
+
+def resize_displacement(displacement: Tensor, shape: Shape) -> Tensor:
+    """`resize` for displacements and velocities, whose values scale with the number of voxels."""
+    ratios = [new / old for new, old in zip(shape, displacement.shape[2:], strict=True)]
+    scale = torch.tensor(ratios, dtype=displacement.dtype, device=displacement.device)
+    return resize(displacement, shape) * scale.reshape(-1, *[1] * len(ratios))
+
+
+def jacobian(displacement: Tensor) -> Tensor:
+    """Jacobian matrices of ``id + displacement`` by central differences, one-sided at the border.
+
+    Args:
+        displacement: (K, D, *S).
+
+    Returns:
+        (K, *S, D, D); ``[..., i, j]`` is the derivative of component i along axis j.
+    """
+    axes = tuple(range(2, displacement.ndim))
+    gradients = torch.stack(torch.gradient(displacement, dim=axes), dim=-1).movedim(1, -2)
+    return gradients + torch.eye(len(axes), dtype=displacement.dtype, device=displacement.device)
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """Local volume change (K, *S) of ``id + displacement``: 1 keeps, below 0 folds."""
+    return torch.linalg.det(jacobian(displacement))
+
+
+def bspline_basis(size: int, spacing: float, like: Tensor) -> Tensor:
+    """Weights (size, control points) of the uniform cubic B-spline along one axis.
+
+    Control point ``i`` sits at voxel ``(i - 1) * spacing``; there are as many as reach every voxel.
+    """
+    position = torch.arange(size, dtype=like.dtype, device=like.device) / spacing
+    first = position.floor().clamp(max=max((size - 1) // spacing, 0))
+    t = position - first
+    cubic = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], dim=1) / 6
+    basis = like.new_zeros(size, bspline_control_points(size, spacing))
+    return basis.scatter(1, first.long()[:, None] + torch.arange(4, device=like.device), cubic)
+
+
+def bspline_control_points(size: int, spacing: float) -> int:
+    """How many control points an axis of ``size`` voxels needs."""
+    return int((size - 1) // spacing) + 4
+
+
+def free_form_displacement(control: Tensor, spacing: float, shape: Shape) -> Tensor:
+    """Cubic B-spline free-form deformation (Rueckert 1999).
+
+    Args:
+        control: (K, D, *n) displacements of the control points in voxels, with n from `bspline_control_points`.
+        spacing: distance of the control points in voxels.
+        shape: *S of the result.
+
+    Returns:
+        (K, D, *S).
+    """
+    field = control
+    for size in shape:  # each pass consumes the first spatial axis and appends its result as the last
+        field = torch.tensordot(field, bspline_basis(size, spacing, control), dims=([2], [1]))
+    return field

@@ -1,0 +1,141 @@
+"""The LightningModule: trains and tests any registration method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from bingo_pl import metrics, seeding
+from bingo_pl.batch import GroupBatch
+from bingo_pl.registrar import Registrar, Registration
+from bingo_pl.tables import GroupScores
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Adam, optionally with a linear warm-up and a cosine decay."""
+
+    learning_rate: float
+    """Peak."""
+    warm_up: float
+    """Share of the steps over which the rate rises from a twenty-fifth of its peak."""
+    decay: bool
+    """Fall to zero by a cosine after the warm-up."""
+
+    def schedule(self, steps: int) -> Callable[[int], float]:
+        """The factor on the learning rate at each of ``steps`` steps."""
+        warm = round(self.warm_up * steps)
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return 0.04 + 0.96 * step / warm
+            phase = torch.pi * (step - warm) / max(steps - warm, 1)
+            return 0.5 * (1 + torch.cos(torch.tensor(phase)).item()) if self.decay else 1.0
+
+        return factor
+
+
+class RegistrationTask(pl.LightningModule):
+    """Training, validation and test of a `Registrar`.
+
+    Args:
+        registrar: the method.
+        weights: weight of each term of the registrar's loss, and of ``truth``: the squared gWI residual against the
+            misalignment that was synthesised (voxels^2), which no image shows. A weight of 0 leaves it out.
+        optimisation: the optimiser's settings.
+        label_ids: foreground classes of the Dice overlap.
+        seed: of the noise in training.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        weights: Mapping[str, float],
+        optimisation: Optimisation,
+        label_ids: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.registrar = registrar
+        self.weights = dict(weights)
+        self.optimisation = optimisation
+        self.label_ids = tuple(label_ids)
+        self.seed = seed
+        self.validation = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in VALIDATION_METRICS})
+        self.test_scores: list[GroupScores] = []
+
+    def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
+        """The weighted sum of the loss terms, each logged by name."""
+        key = (self.seed, "noise", self.current_epoch, batch_index, self.global_rank)
+        generator = seeding.generator(*key, device=self.device)
+        result = self.registrar(batch, generator)
+        terms = self.registrar.loss(batch, result, generator)
+        if self.weights["truth"]:
+            terms["truth"] = truth_loss(batch, result)
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        logged = {f"train/{name}": term.detach() for name, term in {**terms, "total": total}.items()}
+        self.log_dict(logged, on_step=True, on_epoch=False)
+        return total
+
+    def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
+        """Metrics of each group, averaged over the groups at the end of the epoch."""
+        result = self.registrar(batch)
+        values = metrics.evaluate(batch, result.displacement, self.label_ids)
+        averages = {"dice": self.dice, "gwi": self.gwi, "folding_percent": self.folding_percent}
+        for name, average in averages.items():
+            average.update(values[name])
+            self.log(f"val/{name}", average, on_epoch=True, batch_size=batch.groups)
+
+    def test_step(self, batch: GroupBatch, batch_index: int) -> None:
+        """Appends a row to `test_scores` for the group, before and after registration."""
+        self.test_scores.append(score_group(self.registrar, batch, self.label_ids))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = torch.optim.Adam(self.registrar.parameters(), lr=self.optimisation.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optimisation.schedule(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def truth_loss(batch: GroupBatch, result: Registration) -> Tensor:
+    """Mean squared residual over the registered foreground, in voxels^2; its root is near the gWI.
+
+    The map that a group has in common is left to the method, since nothing in the images tells it.
+    """
+    assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
+    residual = metrics.warping_residual(result.displacement, batch.truth)
+    masks = metrics.warp_group_labels(batch.masks, result.displacement.detach())
+    return metrics.squared_length_over(residual, masks).mean()
+
+
+def score_group(registrar: Registrar, batch: GroupBatch, label_ids: Sequence[int]) -> GroupScores:
+    """Register one group (B = 1) and measure it. The time is that of the registration alone."""
+    start = _now(batch)
+    result = registrar(batch)
+    seconds = _now(batch) - start
+    before = metrics.evaluate(batch, torch.zeros_like(result.displacement), label_ids)
+    after = metrics.evaluate(batch, result.displacement, label_ids)
+    return GroupScores(
+        group=batch.names[0],
+        size=batch.size,
+        dice_before=before["dice"].item(),
+        dice_after=after["dice"].item(),
+        gwi_before=before["gwi"].item(),
+        gwi_after=after["gwi"].item(),
+        folding_percent=after["folding_percent"].item(),
+        seconds=seconds,
+    )
+
+
+def _now(batch: GroupBatch) -> float:
+    """The clock, once the device has done what it was asked to."""
+    if batch.images.is_cuda:
+        torch.cuda.synchronize(batch.images.device)
+    return time.perf_counter()

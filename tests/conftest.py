@@ -1,0 +1,49 @@
+"""Small groups made in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bingo_pl import GroupBatch
+from bingo_pl.misalign import draw_displacements, misalign
+from bingo_pl.seeding import generator
+
+torch.set_num_threads(1)  # the suite runs one process a core
+
+GroupMaker = Callable[..., GroupBatch]
+
+
+def smooth(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
+    """A smooth random image (*S) in [0, 1]."""
+    noise = torch.rand(1, 1, *[max(size // 4, 2) for size in shape], generator=generator(*key))
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    return torch.nn.functional.interpolate(noise, size=shape, mode=mode)[0, 0]
+
+
+@pytest.fixture
+def make_group() -> GroupMaker:
+    """Makes misaligned groups of images that share an anatomy and differ in contrast."""
+
+    def make(
+        modalities: tuple[int, ...] = (0, 1, 2), shape: tuple[int, ...] = (32, 32), groups: int = 2, seed: int = 0
+    ) -> GroupBatch:
+        batches = torch.stack([smooth(shape, "anatomy", seed, group) for group in range(groups)])
+        anatomy = batches[:, None, None].expand(groups, len(modalities), 1, *shape)
+        contrast = torch.tensor(modalities).reshape(1, -1, *[1] * (1 + len(shape)))
+        batch = GroupBatch(
+            images=(anatomy - 0.3 * contrast).abs().clamp(0, 1),
+            modalities=torch.tensor(modalities).expand(groups, -1),
+            masks=torch.ones(anatomy.shape, dtype=torch.bool),
+            labels=(anatomy > 0.5).to(torch.int16),
+            names=tuple(f"group{group}" for group in range(groups)),
+        )
+        draws = [
+            draw_displacements(len(modalities), shape, (8,), 0.3, generator("fields", seed, group))
+            for group in range(groups)
+        ]
+        return misalign(batch, torch.stack(draws))
+
+    return make
