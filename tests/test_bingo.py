@@ -144,7 +144,9 @@ def test_identical_images_of_one_modality_have_no_intrinsic_dissimilarity(model:
     assert model.loss(batch, model(batch))["kl_structure"].abs() < 1e-6
 
 
-def test_explain_names_the_reconstruction_and_every_level_of_the_structure(model: Bingo, make_group: GroupMaker) -> None:
+def test_explain_names_the_reconstruction_and_every_level_of_the_structure(
+    model: Bingo, make_group: GroupMaker
+) -> None:
     batch = make_group()
     pictures = model.explain(batch, model(batch))
     assert pictures["reconstruction"].shape == batch.images.shape

@@ -20,7 +20,7 @@ def test_the_brats_recipe_gives_the_published_misalignment() -> None:
     """
     shape = (80, 96, 80)
     axes = [torch.linspace(-1, 1, size) for size in shape]
-    brain = (sum(axis**2 for axis in torch.meshgrid(*axes, indexing="ij")) < 0.8).expand(1, 4, 1, *shape)
+    brain = (torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0) < 0.8).expand(1, 4, 1, *shape)
     indices = []
     for group in range(24):
         truth = draw_displacements(4, shape, (5, 10, 15, 20), 0.4, generator("brats", group))[None]

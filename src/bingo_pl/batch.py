@@ -30,11 +30,11 @@ class GroupBatch:
     names: tuple[str, ...]
     """(B,) a name for each group."""
     truth: Tensor | None = None
-    """(B, N, D, *S) the displacement that misaligned each image, ``image(p) = original(p + truth(p))``; None if unknown."""
+    """(B, N, D, *S) what misaligned each image, ``image(p) = original(p + truth(p))``; None if unknown."""
 
     def __post_init__(self) -> None:
         b, n, c, *shape = self.images.shape
-        assert c == 1 and len(shape) in (2, 3), f"images must be (B, N, 1, *S), got {tuple(self.images.shape)}"
+        assert (c, len(shape)) in ((1, 2), (1, 3)), f"images must be (B, N, 1, *S), got {tuple(self.images.shape)}"
         assert self.modalities.shape == (b, n), f"modalities must be {(b, n)}, got {tuple(self.modalities.shape)}"
         assert self.masks.shape == self.labels.shape == self.images.shape, (
             "masks and labels must have the images' shape"

@@ -77,6 +77,8 @@ class Bingo(Registrar):
             VelocityHead(dims, modalities, channels[scale], head_depth, torch.tensor(prior_variance).log().item())
             for scale in velocity_scales
         )
+        if dims == 2:  # convolutions of few channels run 2 to 3 times faster on a CPU
+            self.to(memory_format=torch.channels_last)
 
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> BingoRegistration:
         """Step I, bottom-up inference of the velocities. See `Registrar.forward`.

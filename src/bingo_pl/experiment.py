@@ -13,17 +13,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import wandb
-from data_modules import DATA_MODULES
-from data_modules.base import GroupDataModule
-from data_modules.phantom import ensure_cohort
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from bingo_pl import config as settings
+from bingo_pl.atomic import replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.bingo import Bingo
-from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.curves import draw_curves
 from bingo_pl.errors import BingoError, unknown_name
@@ -32,6 +29,9 @@ from bingo_pl.history import History
 from bingo_pl.progress import TrainingProgress
 from bingo_pl.tables import summary, write_test_csv
 from bingo_pl.task import Optimisation, RegistrationTask
+from data_modules import DATA_MODULES
+from data_modules.base import GroupDataModule
+from data_modules.phantom import ensure_cohort
 
 PROVENANCE = "bingo_pl"
 
@@ -65,8 +65,9 @@ def resume(checkpoint: Path, overrides: Sequence[str], allow_changed_data: bool,
     data = build_data(config, console)
     if data.fingerprint() != provenance["data"] and not allow_changed_data:
         raise BingoError(
-            f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that {checkpoint} "
-            "was trained on, so the run would not go on exactly. Restore them, or pass --allow-changed-data"
+            f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
+            f"{checkpoint} was trained on, so the run would not go on exactly. "
+            "Restore them, or pass --allow-changed-data"
         )
     return _fit(config, data, build_task(config), checkpoint.resolve().parent.parent, console, checkpoint)
 
@@ -159,7 +160,9 @@ def new_folder(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise BingoError(f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to") from error
+            raise BingoError(
+                f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to"
+            ) from error
     raise AssertionError("unreachable")
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bingo_pl.spatial import resize
+from bingo_pl.spatial import halve, resize
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 Counts = Sequence[int]
@@ -58,9 +58,9 @@ class DomainNorm(nn.Module):
 class ConvBlock(nn.Module):
     """Convolution (3 a side, no bias), domain norm, leaky ReLU."""
 
-    def __init__(self, dims: int, domains: int, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, dims: int, domains: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = CONV[dims](inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.conv = CONV[dims](inputs, outputs, 3, padding=1, bias=False)
         self.norm = DomainNorm(domains, outputs)
 
     def forward(self, x: Tensor, counts: Counts) -> Tensor:
@@ -68,21 +68,24 @@ class ConvBlock(nn.Module):
 
 
 class DownPath(nn.Module):
-    """Two convolutions a scale, the first of every scale but the finest with stride 2."""
+    """Average two by two voxels from scale to scale; two convolutions a scale.
+
+    A convolution with stride 2 would shift its features by half a voxel a scale, half a coarse voxel in all, against
+    the grids that fields are resized between; it also aliases.
+    """
 
     def __init__(self, dims: int, domains: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.first = nn.ModuleList(
-            ConvBlock(dims, domains, inputs, outputs, stride=1 if scale == 0 else 2)
-            for scale, (inputs, outputs) in enumerate(zip((1, *channels), channels, strict=False))
+            ConvBlock(dims, domains, inputs, outputs) for inputs, outputs in zip((1, *channels), channels, strict=False)
         )
         self.second = nn.ModuleList(ConvBlock(dims, domains, width, width) for width in channels)
 
     def forward(self, x: Tensor, counts: Counts) -> list[Tensor]:
         """(K, 1, *S) -> one (K, channels[i], *S / 2**i) for each scale, finest first."""
         features = []
-        for first, second in zip(self.first, self.second, strict=True):
-            x = second(first(x, counts), counts)
+        for scale, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
+            x = second(first(x if scale == 0 else halve(x), counts), counts)
             features.append(x)
         return features
 

@@ -37,10 +37,19 @@ def sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding: Paddi
     Returns:
         (K, C, *T).
     """
-    size = torch.tensor(image.shape[2:], dtype=points.dtype, device=points.device)
-    scale = (2 / (size - 1).clamp(min=1)).reshape(-1, *[1] * (points.ndim - 2))
-    grid = (points * scale - 1).movedim(1, -1).flip(-1)
+    grid = _unit_grid(points, _unit_scale(image, points.dtype))
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _unit_scale(image: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Voxels to the units of grid_sample, whose grids span [-1, 1]: (D, 1, ...)."""
+    last = torch.tensor([max(size - 1, 1) for size in image.shape[2:]], dtype=dtype or image.dtype, device=image.device)
+    return (2 / last).reshape(-1, *[1] * len(last))
+
+
+def _unit_grid(points: Tensor, scale: Tensor) -> Tensor:
+    """Voxel coordinates (K, D, *S) as the grid (K, *S, D) that grid_sample reads, components in reverse order."""
+    return (points * scale - 1).movedim(1, -1).flip(-1)
 
 
 def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding: Padding = "border") -> Tensor:
@@ -62,7 +71,7 @@ def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """The displacement of ``(id + outer) o (id + inner)``: warping by it equals warping by ``outer``, then by ``inner``."""
+    """The displacement of ``(id + outer) o (id + inner)``: warping by it is warping by ``outer``, then by ``inner``."""
     return inner + warp(outer, inner)
 
 
@@ -73,10 +82,14 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
         velocity: (K, D, *S) stationary velocity, voxels per unit time. ``integrate(-velocity)`` is the inverse.
         steps: squarings; the error is of first order in ``2 ** -steps``.
     """
-    displacement = velocity / 2**steps
+    # In the units and axis order of grid_sample throughout, so that no squaring has to convert.
+    scale = _unit_scale(velocity)
+    start = _unit_grid(identity(velocity.shape[2:], velocity)[None], scale)
+    displacement = (velocity * (scale / 2**steps)).flip(1)
     for _ in range(steps):
-        displacement = compose(displacement, displacement)
-    return displacement
+        grid = start + displacement.movedim(1, -1)
+        displacement = displacement + F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
+    return displacement.flip(1) / scale
 
 
 def invert(displacement: Tensor, iterations: int = 30) -> Tensor:
@@ -95,6 +108,11 @@ def resize(image: Tensor, shape: Shape) -> Tensor:
     if tuple(image.shape[2:]) == tuple(shape):
         return image
     return F.interpolate(image, size=tuple(shape), mode=LINEAR[image.ndim - 2], align_corners=False)
+
+
+def halve(image: Tensor) -> Tensor:
+    """Mean of every 2 x 2 (x 2) voxels of (K, C, *S), S even."""
+    return {2: F.avg_pool2d, 3: F.avg_pool3d}[image.ndim - 2](image, 2)
 
 
 def resize_displacement(displacement: Tensor, shape: Shape) -> Tensor:

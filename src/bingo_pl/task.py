@@ -68,7 +68,9 @@ class RegistrationTask(pl.LightningModule):
         self.optimisation = optimisation
         self.label_ids = tuple(label_ids)
         self.seed = seed
-        self.validation = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in VALIDATION_METRICS})
+        self.dice = MeanMetric(nan_strategy="ignore")
+        self.gwi = MeanMetric(nan_strategy="ignore")
+        self.folding_percent = MeanMetric(nan_strategy="ignore")
         self.test_scores: list[GroupScores] = []
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:

@@ -1,0 +1,15 @@
+"""The cohorts that can be trained on, by the name that ``data.name`` takes."""
+
+from data_modules.base import GroupDataModule
+from data_modules.brats import BratsDataModule
+from data_modules.manifest import ManifestDataModule
+from data_modules.mscmr import MscmrDataModule
+
+DATA_MODULES: dict[str, type[GroupDataModule]] = {
+    "mscmr": MscmrDataModule,
+    "brats": BratsDataModule,
+    "manifest": ManifestDataModule,
+}
+"""Data modules by name."""
+
+__all__ = ["DATA_MODULES", "GroupDataModule"]

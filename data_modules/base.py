@@ -1,0 +1,305 @@
+"""What all cohorts share: settings, the cache, batches of equally large groups, known misalignment.
+
+A data module lists its cases by split and reads one case; see `data_modules.brats` for the shortest example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import platformdirs
+import pytorch_lightning as pl
+import torch
+from monai.data import CacheDataset
+from pytorch_lightning.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, Dataset
+
+from bingo_pl.batch import GroupBatch, collate
+from bingo_pl.errors import BingoError
+from bingo_pl.misalign import draw_displacements, misalign
+from bingo_pl.seeding import generator
+from data_modules.cache import CachedGroup, GroupCache, load_group
+from data_modules.preprocess import Case, Preprocessing
+from data_modules.sampling import EqualSizeSampler, Repeated
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MEMORY_BYTES = 4 * 2**30
+"""Groups of a split that are kept in memory; the rest is read from the cache each time."""
+
+log = logging.getLogger(__name__)
+
+
+class GroupDataModule(pl.LightningDataModule, ABC):
+    """A cohort of image groups.
+
+    Groups are cached as the files have them; each batch is misaligned by random free-form deformations on the device.
+    Use with ``Trainer(use_distributed_sampler=False)``: the ranks share training batches here, while validation and
+    test run on all groups on every rank.
+    """
+
+    layout: ClassVar[str]
+    """The expected files and where they are to be had; shown when none are found."""
+    dimensions: ClassVar[tuple[int, ...]]
+    """Allowed lengths of ``roi``."""
+    may_keep_grid: ClassVar[bool] = False
+    """Whether ``spacing_mm`` <= 0 is allowed and keeps the files' grid."""
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        modalities: Sequence[str],
+        label_ids: Sequence[int],
+        spacing_mm: float,
+        roi: Sequence[int],
+        splits: Sequence[int],
+        seed: int,
+        batch_size: int,
+        images_per_step: int | None,
+        ffd_spacings: Sequence[float],
+        ffd_strength: float,
+        draws_per_test_group: int,
+        workers: int,
+        cache_dir: str | None,
+        fill_nonfinite: float | None,
+    ) -> None:
+        """
+        Args:
+            root: folder of the cohort.
+            modalities: the modalities to use; a batch's ``modalities`` are positions in this list.
+            label_ids: foreground ids that may occur in label maps.
+            spacing_mm: isotropic in 3D, in-plane in 2D.
+            roi: *S, shape of the groups in voxels.
+            splits: subjects for training, validation and test.
+            seed: of the order, the members and the misalignment. The splits do not depend on it.
+            batch_size: groups in a training or validation batch.
+            images_per_step: partial learning, a training step draws this many images of each group; None takes all.
+            ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group.
+            ffd_strength: largest control point displacement over the spacing.
+            draws_per_test_group: misalignments of each test group.
+            workers: loader processes, and cases that are preprocessed at once.
+            cache_dir: folder of preprocessed groups; None is the user's cache folder.
+            fill_nonfinite: what NaN and Inf voxels become; None makes them an error.
+
+        Raises:
+            BingoError: a setting is out of its range.
+        """
+        super().__init__()
+        self.root = Path(root).expanduser()
+        self.modalities = tuple(modalities)
+        self.label_ids = tuple(label_ids)
+        self.preprocessing = Preprocessing(
+            self.modalities, self.label_ids, spacing_mm, tuple(roi), fill_nonfinite, self.relabel
+        )
+        self.splits = tuple(splits)
+        self.seed = seed
+        self.batch_size = batch_size
+        self.images_per_step = images_per_step
+        self.ffd_spacings = tuple(ffd_spacings)
+        self.ffd_strength = ffd_strength
+        self.draws_per_test_group = draws_per_test_group
+        self.workers = workers
+        cache = Path(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed").expanduser()
+        below = self.root.parent if self.root.is_file() else self.root
+        self.cache = GroupCache(cache, type(self).__name__, below, self.preprocessing)
+        self._check_settings()
+
+    @abstractmethod
+    def list_cases(self) -> dict[Split, list[Case]]:
+        """The cases of each split. Raises `BingoError` where the cohort is missing or too small."""
+
+    @abstractmethod
+    def read_case(self, case: Case) -> list[GroupBatch]:
+        """Preprocess one case to batches of one group, named uniquely, without truth."""
+
+    @property
+    def relabel(self) -> dict[int, int]:
+        """Label ids that are replaced while reading, old to new; 0 ignores a label."""
+        return {}
+
+    @cached_property
+    def cases(self) -> dict[Split, list[Case]]:
+        """The cases of each split, listed once."""
+        cases = self.list_cases()
+        used = {member.modality for split in SPLITS for case in cases[split] for member in case.members}
+        if unused := [modality for modality in self.modalities if modality not in used]:
+            raise BingoError(
+                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used. Correct "
+                f"data.modalities (now {', '.join(self.modalities)}) or add the files"
+            )
+        return cases
+
+    def fingerprint(self) -> str:
+        """Hash of the preprocessing settings, the splits, and each input file's name, size and modification time."""
+        keys = {split: [(case.name, self.cache.key(case)) for case in cases] for split, cases in self.cases.items()}
+        return hashlib.blake2b(json.dumps(keys).encode(), digest_size=16).hexdigest()
+
+    def prepare_data(self) -> None:
+        """Read and check the whole cohort once and write it to the cache (Lightning calls this on one process)."""
+        cases = [case for split in SPLITS for case in self.cases[split]]
+        self.cache.prepare(cases, self.read_case, threads=max(1, self.workers))
+
+    def setup(self, stage: str) -> None:
+        """Find the preprocessed groups of each split (Lightning calls this on every process)."""
+        groups = {split: [group for case in self.cases[split] for group in self.cache.groups(case)] for split in SPLITS}
+        if self.images_per_step is not None:
+            groups["train"] = self._large_enough(groups["train"], self.images_per_step)
+        needed: list[Split] = ["test"] if stage == "test" else ["train", "test"]
+        for split in needed:
+            if not groups[split]:
+                raise BingoError(
+                    f"{self.root}: the {split} split has no group. Give it subjects (data.splits={[*self.splits]})"
+                )
+        if not groups["val"]:
+            rank_zero_warn(
+                "the validation split is empty: the TRAINING groups under a fixed misalignment serve as validation, "
+                "so its figures do not show how the model generalises. Give it subjects (data.splits) if there are any"
+            )
+            groups["val"] = groups["train"]
+        self.groups = groups
+        self._datasets = {split: _in_memory(groups[split]) for split in SPLITS}
+
+    def train_dataloader(self) -> DataLoader[GroupBatch]:
+        """Shuffled batches of groups with equal N, each group once an epoch."""
+        return self._loader(self._datasets["train"], self._sampler("train", self.seed, *_rank()))
+
+    def val_dataloader(self) -> DataLoader[GroupBatch]:
+        """Batches of groups with equal N in a fixed order."""
+        return self._loader(self._datasets["val"], self._sampler("val", None))
+
+    def test_dataloader(self) -> DataLoader[GroupBatch]:
+        """Each group ``draws_per_test_group`` times, alone in its batch, named ``name#k``."""
+        dataset = Repeated(self._datasets["test"], len(self.groups["test"]), self.draws_per_test_group)
+        return self._loader(dataset, EqualSizeSampler([1] * len(dataset), 1, None))
+
+    def on_after_batch_transfer(self, batch: GroupBatch, dataloader_idx: int) -> GroupBatch:
+        """Misalign a batch (Lightning calls this on the device). Without a trainer: as in the first epoch."""
+        if self.trainer is None:
+            return self.misalign_for_training(batch, epoch=0)
+        if self.trainer.training:
+            return self.misalign_for_training(batch, self.trainer.current_epoch)
+        return self.misalign_for_evaluation(
+            batch, "val" if self.trainer.validating or self.trainer.sanity_checking else "test"
+        )
+
+    def misalign_for_training(self, batch: GroupBatch, epoch: int) -> GroupBatch:
+        """New members and a new misalignment: functions of the seed, the epoch and each group's name alone.
+
+        So they depend neither on the batching nor on the number of processes, and a resumed run repeats them.
+        """
+        if self.images_per_step is not None:
+            draws = [generator(self.seed, "members", epoch, name) for name in batch.names]
+            chosen = [
+                torch.randperm(batch.size, generator=draw)[: self.images_per_step].sort().values for draw in draws
+            ]
+            batch = batch.select(torch.stack(chosen))
+        return self._misalign(batch, [generator(self.seed, "misalign", epoch, name) for name in batch.names])
+
+    def misalign_for_evaluation(self, batch: GroupBatch, split: Split) -> GroupBatch:
+        """The misalignment that is fixed by the seed, the split and each group's name."""
+        return self._misalign(batch, [generator(self.seed, "misalign", split, name) for name in batch.names])
+
+    def split_by_name(self, cases: Sequence[Case]) -> dict[Split, list[Case]]:
+        """Deal cases to the splits in the order of their names' hashes: arbitrary, yet always the same, for every seed.
+
+        Raises:
+            BingoError: fewer cases than the splits ask for.
+        """
+        if len(cases) < sum(self.splits):
+            suggestion = [max(1, len(cases) - 2 * (len(cases) // 4)), len(cases) // 4, len(cases) // 4]
+            raise BingoError(
+                f"{self.root}: found {len(cases)} usable subjects, but data.splits={[*self.splits]} asks for "
+                f"{sum(self.splits)}. Set fewer for training, validation and test, e.g. data.splits={suggestion}"
+            )
+        if len(cases) > sum(self.splits):
+            log.info("%d of %d subjects are in no split", len(cases) - sum(self.splits), len(cases))
+        order = iter(sorted(cases, key=lambda case: hashlib.blake2b(case.name.encode()).digest()))
+        return {split: [next(order) for _ in range(count)] for split, count in zip(SPLITS, self.splits, strict=True)}
+
+    def not_found(self) -> BingoError:
+        """The error for a root without the expected files."""
+        state = "holds no usable case" if self.root.exists() else "does not exist"
+        return BingoError(f"data.root={self.root} {state}. {self.layout}")
+
+    def _misalign(self, batch: GroupBatch, draws: Sequence[torch.Generator]) -> GroupBatch:
+        fields = [
+            draw_displacements(batch.size, batch.shape, self.ffd_spacings, self.ffd_strength, draw, batch.images.device)
+            for draw in draws
+        ]
+        return misalign(batch, torch.stack(fields))
+
+    def _sampler(self, split: Split, shuffle_seed: int | None, rank: int = 0, world_size: int = 1) -> EqualSizeSampler:
+        sizes = [group.size for group in self.groups[split]]
+        return EqualSizeSampler(sizes, self.batch_size, shuffle_seed, rank, world_size)
+
+    def _loader(self, dataset: Dataset[GroupBatch], sampler: EqualSizeSampler) -> DataLoader[GroupBatch]:
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def _large_enough(self, groups: list[CachedGroup], images: int) -> list[CachedGroup]:
+        small = [group.name for group in groups if group.size < images]
+        if small:
+            rank_zero_warn(
+                f"{len(small)} groups have fewer than data.images_per_step={images} images and are left out: "
+                f"{some(small)}"
+            )
+        return [group for group in groups if group.size >= images]
+
+    def _check_settings(self) -> None:
+        roi, ids = self.preprocessing.roi, self.label_ids
+        checks = {
+            "modalities: distinct names, at least one": self.modalities
+            and len(set(self.modalities)) == len(self.modalities),
+            "label_ids: distinct ids from 1 to 32767": len(set(ids)) == len(ids) and all(0 < i < 2**15 for i in ids),
+            "spacing_mm: positive": self.preprocessing.spacing_mm > 0 or self.may_keep_grid,
+            f"roi: {' or '.join(map(str, self.dimensions))} positive sizes": len(roi) in self.dimensions
+            and min(roi) > 0,
+            "splits: three counts, training, validation, test": len(self.splits) == 3 and min(self.splits) >= 0,
+            "batch_size: at least 1": self.batch_size >= 1,
+            "images_per_step: at least 2, or none": self.images_per_step is None or self.images_per_step >= 2,
+            "ffd_spacings: positive sizes in voxels, at least one": self.ffd_spacings and min(self.ffd_spacings) > 0,
+            "ffd_strength: not negative": self.ffd_strength >= 0,
+            "draws_per_test_group: at least 1": self.draws_per_test_group >= 1,
+            "workers: not negative": self.workers >= 0,
+        }
+        for rule, holds in checks.items():
+            if not holds:
+                name, wanted = rule.split(": ")
+                value = getattr(self.preprocessing if name in ("roi", "spacing_mm") else self, name)
+                raise BingoError(f"data.{name}={value} is invalid, wanted {wanted}")
+
+
+def some(names: Sequence[str], limit: int = 10) -> str:
+    """Names for a message, the first ``limit`` and a count."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _in_memory(groups: list[CachedGroup]) -> CacheDataset:
+    """A dataset of the groups, as many of them in memory as `MEMORY_BYTES` hold."""
+    used = 0
+    count = 0
+    for group in groups:
+        used += group.path.stat().st_size
+        count += used <= MEMORY_BYTES
+    return CacheDataset(groups, load_group, cache_num=count, progress=False, copy_cache=False)
+
+
+def _rank() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

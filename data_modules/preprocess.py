@@ -1,0 +1,159 @@
+"""From files to groups: what every data module does to its images, once, before training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torchio as tio
+from torch import Tensor
+
+from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.errors import BingoError
+from data_modules.reading import corner_distance_mm, read_image, read_labels, read_mask
+
+PERCENTILES = (0.5, 99.5)
+BACKGROUND_SHARE = 0.2
+"""An image has a background of its own if at least this share of its voxels has exactly the value of its corners."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a case and the files that belong to it."""
+
+    modality: str
+    image: Path
+    label: Path | None = None
+    mask: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in (self.image, self.label, self.mask) if path is not None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Images that are preprocessed together: a patient, or one group of a manifest."""
+
+    name: str
+    subject: str
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^./\\#\x00-\x1f][^/\\#\x00-\x1f]{0,150}", self.name):
+            raise BingoError(
+                f"'{self.name}' cannot name a group: names become file names, so they must not be empty, start "
+                "with a dot, hold a slash, a backslash, a '#' or control characters, or exceed 150 letters. Rename it"
+            )
+        if len(self.members) < 2:
+            files = ", ".join(str(member.image) for member in self.members)
+            raise BingoError(
+                f"group '{self.name}' has {len(self.members)} image ({files}), but two are needed to register "
+                "anything. Add an image or remove the group"
+            )
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Every setting that changes what preprocessing writes."""
+
+    modalities: tuple[str, ...]
+    label_ids: tuple[int, ...]
+    spacing_mm: float
+    """Isotropic in 3D, in-plane in 2D."""
+    roi: tuple[int, ...]
+    """*S of the groups."""
+    fill_nonfinite: float | None
+    relabel: Mapping[int, int] = field(default_factory=dict)
+    """Label ids to replace while reading, old to new."""
+
+
+def foreground(image: Tensor) -> Tensor:
+    """Where an image (1, X, Y, Z) shows something, as bool.
+
+    Skull-stripped or padded images have one exact background value in many voxels (`BACKGROUND_SHARE`), the corners
+    among them: the foreground is all else. It need not be the minimum, resampled images ring below it. In other images
+    the whole field of view is foreground.
+    """
+    background = image == image[:, :: _step(image, 1), :: _step(image, 2), :: _step(image, 3)].flatten().mode().values
+    return ~background if background.float().mean() >= BACKGROUND_SHARE else torch.ones_like(background)
+
+
+def rescale(image: tio.ScalarImage, path: Path) -> tio.ScalarImage:
+    """Map the foreground's `PERCENTILES` to [0, 1] and clamp; the background becomes 0.
+
+    Raises:
+        BingoError: the image is nearly constant; ``path`` is named.
+    """
+    scaled = tio.RescaleIntensity(percentiles=PERCENTILES, masking_method=foreground)(image)
+    if scaled.data.min() != 0 or abs(scaled.data.max() - 1) > 1e-5:  # TorchIO leaves the image as it is
+        raise BingoError(f"{path}: the foreground is nearly constant. Remove or replace the image")
+    scaled.set_data(scaled.data * foreground(image.data))
+    return scaled
+
+
+def read_subject(case: Case, settings: Preprocessing) -> tio.Subject:
+    """Read a case on its first image's grid.
+
+    Returns:
+        ``image{i}`` in [0, 1] and ``mask{i}`` for member i, ``labels:{path}`` for each label file.
+    """
+    subject: dict[str, tio.Image] = {}
+    for i, member in enumerate(case.members):
+        image = read_image(member.image, settings.fill_nonfinite)
+        if member.mask is None:
+            mask = tio.LabelMap(tensor=foreground(image.data).to(torch.uint8), affine=image.affine)
+        else:
+            mask = read_mask(member.mask, image)
+        entries = {f"image{i}": rescale(image, member.image), f"mask{i}": mask}
+        if member.label is not None and f"labels:{member.label}" not in subject:
+            entries[f"labels:{member.label}"] = read_labels(member.label, image, settings.label_ids, settings.relabel)
+        first = subject.get("image0", entries["image0"] if i == 0 else None)
+        assert first is not None
+        if not _same_grid(first, image):
+            entries = dict(tio.Resample(target=(first.spatial_shape, first.affine), copy=False)(tio.Subject(entries)))
+            if not entries[f"mask{i}"].data.any():
+                raise BingoError(
+                    f"{member.image}: does not overlap with {case.members[0].image}, the first image of group "
+                    f"'{case.name}', whose grid the group takes. Correct the headers or align the images"
+                )
+        subject |= entries
+    return tio.Subject(subject)
+
+
+def to_group(subject: tio.Subject, case: Case, settings: Preprocessing) -> GroupBatch:
+    """Stack a subject of `read_subject`, already on the ROI's grid, to a batch of one group.
+
+    A singleton axis is dropped where the ROI is 2D.
+    """
+    shape = settings.roi
+
+    def stack(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([tensor.reshape(1, *shape) for tensor in tensors])[None].contiguous()
+
+    members = range(len(case.members))
+    unlabelled = torch.full((1, *shape), UNLABELLED, dtype=torch.int16)
+    return GroupBatch(
+        images=stack([subject[f"image{i}"].data for i in members]).float(),
+        modalities=torch.tensor([[settings.modalities.index(member.modality) for member in case.members]]),
+        masks=stack([subject[f"mask{i}"].data for i in members]) > 0,
+        labels=stack(
+            [unlabelled if m.label is None else subject[f"labels:{m.label}"].data for m in case.members]
+        ).short(),
+        names=(case.name,),
+    )
+
+
+def _same_grid(first: tio.Image, image: tio.Image) -> bool:
+    if first.spatial_shape != image.spatial_shape:
+        return False
+    # a hundredth of a voxel: header rounding is no reason to interpolate
+    return corner_distance_mm(first.affine, image.affine, first.spatial_shape) < min(first.spacing) / 100
+
+
+def _step(image: Tensor, axis: int) -> int:
+    """The stride that takes the first and the last voxel of an axis."""
+    return max(image.shape[axis] - 1, 1)
