@@ -61,6 +61,7 @@ class Patient:
         self.heart = Heart(rng)
         self.chest = Chest(rng, self.heart.outer)
         self.prescription = rng.normal(0, 0.1)  # in-plane rotation of all stacks, radians
+        self.slice_step = rng.uniform(8, 10)  # mm
         self.bends = [SmoothField(rng, 32) for _ in range(2)], [SmoothField(rng, 11) for _ in range(2)]
         self.coarse, self.fine, self.grain = SmoothField(rng, 22), SmoothField(rng, 4), SmoothField(rng, 2.2)
 
@@ -73,12 +74,19 @@ class Patient:
         rows, columns = (np.linspace(0, n - 1, n // 4 + 2).round().astype(int) for n in shape)
         sparse = u[:, rows[:, None], columns], v[:, rows[:, None], columns], w
         moves = [
-            3.5 * large(*sparse) + 0.8 * small(*sparse) + still(*sparse)
+            3.5 * large(*sparse) + 0.8 * small(*sparse) + BREATH_MM * still(*sparse)
             for large, small, still in zip(*self.bends, breath, strict=True)
         ]
         move_u, move_v, coarse = upsample(np.stack([*moves, self.coarse(*sparse)]), shape)
         u, v = u + move_u, v + move_v
         return Points(u, v, w, coarse, self.fine(u, v, w), self.grain(u, v, w))
+
+
+DRIFT_MM, BREATH_MM = 0.3, 0.4
+"""Standard deviations of a slice's shift and of the smooth motion between sequences.
+
+Small, so that the misalignment that is synthesised on top, whose truth is known, is nearly all there is.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,19 +131,21 @@ class Stack:
 
 
 def draw_stack(sequence: str, patient: Patient, spacing: float, rng: np.random.Generator) -> Stack:
-    """A protocol's slices over the left ventricle; ``spacing`` in mm within the slice."""
+    """A protocol's slices over the left ventricle; ``spacing`` in mm within the slice.
+
+    All sequences follow one plan of the patient's, as at a scanner; T2 takes every second slice of it.
+    """
     field, length = rng.uniform(235, 265), patient.heart.length
+    planned = round(0.95 * length / patient.slice_step)
+    first = (length - (planned - 1) * patient.slice_step) / 2 + rng.normal(0, 0.5)
     if sequence == "T2":
-        slices = int(rng.integers(3, 5))
-        step = min(rng.uniform(12, 16), 0.8 * length / (slices - 1))
+        first, step, slices = first + patient.slice_step, 2 * patient.slice_step, (planned - 1) // 2
     else:
-        step = rng.uniform(8, 10)
-        slices = round(0.95 * length / step)
-    first = (length - (slices - 1) * step) / 2 + rng.normal(0, 2)
+        step, slices = patient.slice_step, planned
     shape = round(field / spacing), round(field * rng.uniform(0.82, 1.0) / spacing), slices
     u, v = rng.normal(8, 4, 2).tolist()
     angle = patient.prescription + rng.normal(0, 0.03)
-    return Stack(shape, (spacing, spacing, step), (u, v, first), angle, step * rng.uniform(0.75, 1.0))
+    return Stack(shape, (spacing, spacing, step), (u, v, first), angle, patient.slice_step * rng.uniform(0.75, 1.0))
 
 
 def draw_slice(patient: Patient, place: float, spacing: float, rng: np.random.Generator) -> Stack:
@@ -170,7 +180,7 @@ def scan(patient: Patient, sequence: str, stack: Stack, rng: np.random.Generator
     The chest is sampled at the middle of each slice, the heart at several depths.
     """
     level, width, slices = signals(sequence, patient.tissues, rng), stack.spacing[0], stack.shape[2]
-    drift = rng.normal(0, 0.6, (2, slices))  # breath-holds differ between slices, and between sequences
+    drift = rng.normal(0, DRIFT_MM, (2, slices))  # breath-holds differ between slices, and between sequences
     breath, angle = [SmoothField(rng, 40) for _ in range(2)], rng.uniform(0, 2 * np.pi)
 
     def texture(at: Points) -> Array:  # each sequence sees its own mixture of the same fine structure

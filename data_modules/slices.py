@@ -16,7 +16,7 @@ import torchio as tio
 log = logging.getLogger(__name__)
 
 HISTOGRAM_BINS = 32
-SAMPLED_SHARE = 0.2
+SAMPLED_SHARE = 0.5
 SAMPLING_SEED = 1
 ITERATIONS = 50
 PARALLEL = 0.9
@@ -117,8 +117,8 @@ def _registration(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transfo
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(learningRate=2.0, minStep=0.01, numberOfIterations=ITERATIONS)
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2])
-    method.SetSmoothingSigmasPerLevel([4, 2])
+    method.SetShrinkFactorsPerLevel([4, 2, 1])
+    method.SetSmoothingSigmasPerLevel([4, 2, 1])
     method.SetInitialTransform(transform, inPlace=True)
     return method
 

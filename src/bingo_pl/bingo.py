@@ -74,11 +74,11 @@ class Bingo(Registrar):
         self.decoder = Decoder(dims, modalities, [width // 2 for width in channels])
         prior_variance = 1 / (smoothness * 2 * dims)
         self.heads = nn.ModuleList(
-            VelocityHead(dims, modalities, channels[scale], head_depth, torch.tensor(prior_variance).log().item())
+            VelocityHead(dims, channels[scale], head_depth, torch.tensor(prior_variance).log().item())
             for scale in velocity_scales
         )
         if dims == 2:  # convolutions of few channels run 2 to 3 times faster on a CPU
-            self.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> BingoRegistration:
         """Step I, bottom-up inference of the velocities. See `Registrar.forward`.
@@ -98,7 +98,7 @@ class Bingo(Registrar):
                 feature = warp(feature, self.transform(drawn, feature.shape[2:]), padding="zeros")
             own = expert(feature)
             common = ExpertSums.of(order.unsort_all(own)).posterior().mean
-            mean, log_variance = head(order.share(common), own.mean, order.counts)
+            mean, log_variance = head(order.share(common), own.mean)
             mean = order.unsort(mean)
             mean = mean - mean.mean(1, keepdim=True)  # nothing else holds the common space in place
             velocity = Gaussian(mean, order.unsort(log_variance).exp())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +20,19 @@ from rich.console import Console
 
 from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
-from bingo_pl.batch import GroupBatch
 from bingo_pl.bingo import Bingo
+from bingo_pl.callbacks import PROVENANCE, Provenance, TestFigures, TrainingProgress
 from bingo_pl.config import Config
 from bingo_pl.curves import draw_curves
 from bingo_pl.errors import BingoError, unknown_name
-from bingo_pl.figures import draw_group
 from bingo_pl.history import History
-from bingo_pl.progress import TrainingProgress
 from bingo_pl.tables import summary, write_test_csv
 from bingo_pl.task import Optimisation, RegistrationTask
 from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantom import ensure_cohort
 
-PROVENANCE = "bingo_pl"
+WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 def train(config: Config, console: Console) -> Path:
@@ -45,6 +44,8 @@ def train(config: Config, console: Console) -> Path:
     Raises:
         BingoError: bad settings or data; nothing has been written to the run's folder then.
     """
+    if config.log.wandb not in WANDB_MODES:
+        raise unknown_name("log.wandb", config.log.wandb, WANDB_MODES)
     data = build_data(config, console)
     task = build_task(config)
     run = new_folder(Path(config.runs), config.name)
@@ -181,43 +182,6 @@ def read_provenance(checkpoint: Path) -> dict[str, Any]:
         raise BingoError(f"{checkpoint} is not a checkpoint written by bingo_pl ({type(error).__name__})") from error
 
 
-class Provenance(Callback):
-    """Writes settings and data fingerprint into every checkpoint, as plain values."""
-
-    def __init__(self, config: Config, fingerprint: str) -> None:
-        self.provenance = {"config": settings.to_tree(config), "data": fingerprint}
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint[PROVENANCE] = self.provenance
-
-
-class TestFigures(Callback):
-    """Draws the first test groups."""
-
-    def __init__(self, config: Config, directory: Path) -> None:
-        self.config = config
-        self.directory = directory
-        self.paths: list[Path] = []
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: GroupBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(pl_module, RegistrationTask)
-        if batch_idx < self.config.log.figure_groups:
-            result = pl_module.registrar(batch)
-            pictures = pl_module.registrar.explain(batch, result)
-            data = self.config.data
-            self.paths += draw_group(batch, result, pictures, data.modalities, data.label_ids, self.directory)
-
-
 def _fit(
     config: Config,
     data: GroupDataModule,
@@ -243,10 +207,8 @@ def _fit(
     callbacks = [best, Provenance(config, data.fingerprint()), TrainingProgress(console)]
     trainer = _trainer(config, loggers, callbacks, run)
     parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-    console.print(
-        f"{parameters:.3f} M parameters on {trainer.accelerator.__class__.__name__}; results in {run}; "
-        f"if interrupted: bingo resume {run / 'checkpoints' / 'last.ckpt'}"
-    )
+    console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
+    console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         return run
@@ -286,6 +248,7 @@ def _trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], f
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
     trainer = config.trainer
     return pl.Trainer(
         accelerator=trainer.accelerator,
@@ -308,19 +271,18 @@ def _trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], f
 
 def _wandb_loggers(config: Config, run: Path) -> list[Logger]:
     mode = config.log.wandb
-    modes = ("auto", "online", "offline", "disabled")
-    if mode not in modes:
-        raise unknown_name("log.wandb", mode, modes)
     if mode == "disabled":
         return []
-    offline = mode == "offline" or (mode == "auto" and not wandb.api.api_key)
+    if mode == "auto":
+        os.environ.setdefault("WANDB_SILENT", "true")
+        mode = "online" if wandb.login(prompt=False) else "offline"
     logger = WandbLogger(
         name=run.name,
         save_dir=run,
         project="bingo_pl",
-        offline=offline,
+        mode=mode,
         config=settings.to_tree(config),
-        settings=wandb.Settings(silent=offline),
+        settings=wandb.Settings(silent=mode == "offline"),
     )
     return [logger]
 

@@ -15,6 +15,8 @@ from bingo_pl.spatial import halve, resize
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 Counts = Sequence[int]
+SLOPE = 0.1
+"""Of the leaky ReLUs."""
 
 
 class DomainNorm(nn.Module):
@@ -64,7 +66,7 @@ class ConvBlock(nn.Module):
         self.norm = DomainNorm(domains, outputs)
 
     def forward(self, x: Tensor, counts: Counts) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x), counts), 0.1, inplace=True)
+        return F.leaky_relu(self.norm(self.conv(x), counts), SLOPE, inplace=True)
 
 
 class DownPath(nn.Module):
@@ -141,20 +143,24 @@ class Decoder(nn.Module):
 class VelocityHead(nn.Module):
     """The Reg module: common mean and own mean -> mean and log-variance of a velocity.
 
-    The last convolution starts at zero: no motion, with the variance given.
+    It reads structure, which has no modality, so it has no domain norm; the noise of batch statistics would blur its
+    velocities. The last convolution starts at zero: no motion, with the variance given.
     """
 
-    def __init__(self, dims: int, domains: int, channels: int, depth: int, log_variance: float) -> None:
+    def __init__(self, dims: int, channels: int, depth: int, log_variance: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConvBlock(dims, domains, channels, channels) for _ in range(depth))
+        self.convs = nn.ModuleList(CONV[dims](channels, channels, 3, padding=1) for _ in range(depth))
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+            nn.init.kaiming_normal_(conv.weight, a=SLOPE)
         self.velocity = CONV[dims](channels, 2 * dims, 3, padding=1)
         nn.init.zeros_(self.velocity.weight)
         self.velocity.bias = nn.Parameter(torch.tensor([0.0] * dims + [log_variance] * dims))
 
-    def forward(self, common: Tensor, own: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
+    def forward(self, common: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Two (K, C / 2, *S) -> mean and log-variance, (K, D, *S) each, in voxels of this scale."""
         x = torch.cat([common, own], dim=1)
-        for block in self.blocks:
-            x = block(x, counts)
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), SLOPE, inplace=True)
         mean, log_variance = self.velocity(x).chunk(2, dim=1)
         return mean, log_variance

@@ -1,0 +1,217 @@
+"""Whole runs on a tiny cohort of files: what they leave, that they repeat, that they resume exactly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from bingo_pl import BingoError, config, experiment
+from bingo_pl.callbacks import TrainingProgress
+
+from .conftest import smooth
+
+MODALITIES = ("a", "b")
+SETTINGS = (
+    "data.modalities=[a,b]",
+    "data.label_ids=[1]",
+    "data.roi=[16,16]",
+    "data.batch_size=2",
+    "data.ffd_spacings=[5]",
+    "model.channels=[4,8]",
+    "model.velocity_scales=[1,0]",
+    "model.head_depth=1",
+    "model.velocity_noise=true",
+    "trainer.epochs=3",
+    "trainer.accelerator=cpu",
+    "log.wandb=disabled",
+    "log.figure_groups=1",
+)
+
+
+def write_cohort(root: Path) -> Path:
+    """Four training, one validation and two test groups of 16x16 images."""
+    rows = []
+    for number, split in enumerate(["train"] * 4 + ["val"] + ["test"] * 2):
+        anatomy = smooth((16, 16), "cohort", number).numpy()
+        nib.save(nib.Nifti1Image((anatomy > 0.5).astype(np.uint8), np.eye(4)), root / f"{number}_label.nii.gz")
+        for contrast, modality in enumerate(MODALITIES):
+            image = np.abs(anatomy - 0.4 * contrast).astype(np.float32)
+            nib.save(nib.Nifti1Image(image, np.eye(4)), root / f"{number}_{modality}.nii.gz")
+            name = f"group{number}"
+            rows.append((split, name, name, modality, f"{number}_{modality}.nii.gz", f"{number}_label.nii.gz"))
+    columns = ["split", "group", "subject", "modality", "image", "label"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "manifest.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "cohort").mkdir()
+    write_cohort(folder / "cohort")
+    return folder
+
+
+def settings(folder: Path, name: str, *overrides: str) -> config.Config:
+    places = (f"data.root={folder / 'cohort'}", f"data.cache_dir={folder / 'cache'}", f"runs={folder / 'runs'}")
+    return config.load("manifest", [*SETTINGS, *places, f"name={name}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def console() -> Console:
+    return Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, console: Console) -> Path:
+    """A finished run."""
+    return experiment.train(settings(folder, "whole"), console)
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Weights and metrics agree to the last bit."""
+    old, new = (weights(path / "checkpoints" / "last.ckpt") for path in (first, second))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
+    columns = [column for column in pd.read_csv(first / "test.csv").columns if column != "seconds"]
+    pd.testing.assert_frame_equal(*(pd.read_csv(path / "test.csv")[columns] for path in (first, second)))
+
+
+def test_a_run_leaves_what_it_promises(run: Path) -> None:
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "metrics.csv", "test.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    figures = {f"figures/{name}.png" for name in ("curves", "group5#0_registration", "group5#0_structure")}
+    assert files == expected | figures
+    test = pd.read_csv(run / "test.csv")
+    assert ",".join(test.columns) == "group,size,dice_before,dice_after,gwi_before,gwi_after,folding_percent,seconds"
+    assert list(test.group) == ["group5#0", "group6#0"]
+    assert np.isfinite(test.drop(columns="group").to_numpy(float)).all()
+    metrics = pd.read_csv(run / "metrics.csv")
+    terms = ("reconstruction", "kl_velocity", "kl_structure", "truth", "total")
+    assert {f"train/{term}" for term in terms} <= set(metrics.columns)
+    assert metrics["val/gwi"].notna().sum() == 3
+
+
+def test_the_written_configuration_repeats_the_run_exactly(run: Path, folder: Path, console: Console) -> None:
+    again = experiment.train(config.load(str(run / "config.yaml"), ["name=again"]), console)
+    assert_same_run(run, again)
+
+
+class InterruptionError(Exception):
+    """Stands for a killed process."""
+
+
+def test_an_interrupted_run_resumes_to_the_last_bit(
+    run: Path, folder: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: TrainingProgress, trainer: Any, *args: Any) -> None:
+        if trainer.current_epoch == 2:
+            raise InterruptionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "on_train_batch_end", interrupt)
+        with pytest.raises(InterruptionError):
+            experiment.train(settings(folder, "interrupted"), console)
+    stopped = folder / "runs" / "interrupted"
+    assert not (stopped / "test.csv").exists()
+    assert experiment.resume(stopped / "checkpoints" / "last.ckpt", (), False, console) == stopped
+    assert_same_run(run, stopped)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(run: Path, folder: Path, console: Console) -> None:
+    longer = folder / "runs" / "longer"
+    shutil.copytree(run, longer)
+    experiment.resume(longer / "checkpoints" / "last.ckpt", ["trainer.epochs=4"], False, console)
+    assert pd.read_csv(longer / "metrics.csv")["val/gwi"].notna().sum() == 4
+
+
+def test_evaluation_repeats_the_test(run: Path, console: Console) -> None:
+    results = experiment.evaluate(run / "checkpoints" / "best.ckpt", (), console)
+    assert results != run
+    columns = ["group", "size", "dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent"]
+    expected, got = (pd.read_csv(path / "test.csv")[columns] for path in (run, results))
+    pd.testing.assert_frame_equal(got, expected)
+
+
+def test_evaluation_takes_other_data_but_no_other_network(run: Path, folder: Path, console: Console) -> None:
+    other = folder / "other"
+    other.mkdir()
+    write_cohort(other)
+    best = run / "checkpoints" / "best.ckpt"
+    assert (experiment.evaluate(best, [f"data.root={other}"], console) / "test.csv").exists()
+    with pytest.raises(BingoError, match=r"cannot be changed: model\.head_depth: 1 -> 2"):
+        experiment.evaluate(best, ["model.head_depth=2"], console)
+    with pytest.raises(BingoError, match=r"cannot be changed: data\.modalities"):
+        experiment.evaluate(best, ["data.modalities=[b,a]"], console)
+
+
+def test_a_resume_on_changed_data_is_refused_unless_allowed(run: Path, folder: Path, console: Console) -> None:
+    changed = folder / "changed"
+    shutil.copytree(run, changed)
+    label = folder / "cohort" / "0_label.nii.gz"
+    before = label.stat()
+    try:
+        os.utime(label, (0, 0))
+        with pytest.raises(BingoError, match="--allow-changed-data"):
+            experiment.resume(changed / "checkpoints" / "last.ckpt", (), False, console)
+        experiment.resume(changed / "checkpoints" / "last.ckpt", (), True, console)
+    finally:
+        os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_runs_never_overwrite_each_other(tmp_path: Path) -> None:
+    folders = [experiment.new_folder(tmp_path, "mine").name for _ in range(3)]
+    assert folders == ["mine", "mine-2", "mine-3"]
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".."])
+def test_a_run_cannot_leave_its_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BingoError, match="cannot name a run"):
+        experiment.new_folder(tmp_path, name)
+
+
+class Crafted:
+    """Unpickling this would run a command."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch crafted_ran",)
+
+
+@pytest.mark.parametrize("content", ["pickle", "text", "foreign"])
+def test_a_foreign_or_crafted_checkpoint_is_refused(
+    tmp_path: Path, console: Console, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.ckpt"
+    if content == "text":
+        path.write_text("not a checkpoint")
+    else:
+        torch.save({"bingo_pl": Crafted()} if content == "pickle" else {"state_dict": {}}, path)
+    with pytest.raises(BingoError, match="not a checkpoint written by bingo_pl"):
+        experiment.evaluate(path, (), console)
+    assert not (tmp_path / "crafted_ran").exists()
+
+
+def test_bad_settings_stop_before_anything_is_written(folder: Path, console: Console) -> None:
+    with pytest.raises(BingoError, match="Did you mean 'manifest'"):
+        experiment.train(settings(folder, "never", "data.dataset=manifst"), console)
+    with pytest.raises(BingoError, match="does not exist"):
+        experiment.train(settings(folder, "never", "data.root=/nowhere"), console)
+    with pytest.raises(BingoError, match=r"log\.wandb"):
+        experiment.train(settings(folder, "never", "log.wandb=on"), console)
+    assert not (folder / "runs" / "never").exists()

@@ -1,0 +1,68 @@
+"""Imports go one way; each layer knows only those before it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import bingo_pl
+import data_modules
+
+LAYERS = (
+    {"errors", "seeding", "spatial", "posterior"},
+    {"atomic", "regularity", "networks"},
+    {"batch"},
+    {"misalign", "metrics", "registrar", "views", "tables"},
+    {"bingo", "figures", "task"},
+    {"data_modules"},
+    {"config", "history", "curves"},
+    {"callbacks"},
+    {"experiment"},
+    {"cli"},
+)
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+
+
+def imported(file: Path) -> set[str]:
+    """The project's own modules that a file imports; all of data_modules counts as one."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            package, _, rest = module.partition(".")
+            if package == "data_modules":
+                names.add("data_modules")
+            elif package == "bingo_pl" and rest.partition(".")[0] in LEVEL:
+                names.add(rest.partition(".")[0])
+    return names
+
+
+def test_imports_point_downwards() -> None:
+    (source,) = bingo_pl.__path__
+    files = {file.stem: file for file in Path(source).glob("*.py") if file.stem != "__init__"}
+    assert set(files) == set(LEVEL) - {"data_modules"}, "every file has its layer"
+    upwards = [
+        f"{name} imports {other}"
+        for name, file in files.items()
+        for other in imported(file)
+        if LEVEL[other] >= LEVEL[name] and other != name
+    ]
+    (folder,) = data_modules.__path__
+    upwards += [
+        f"data_modules.{file.stem} imports {other}"
+        for file in Path(folder).glob("*.py")
+        for other in imported(file) - {"data_modules"}
+        if LEVEL[other] >= LEVEL["data_modules"]
+    ]
+    assert upwards == []
+
+
+def test_omegaconf_is_known_to_one_file() -> None:
+    (source,) = bingo_pl.__path__
+    users = [file.name for file in Path(source).glob("*.py") if "omegaconf" in file.read_text().lower()]
+    assert users == ["config.py"]
