@@ -100,6 +100,8 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     test = pd.read_csv(run / "test.csv")
     assert ",".join(test.columns) == "group,size,dice_before,dice_after,gwi_before,gwi_after,folding_percent,seconds"
     assert list(test.group) == ["group5#0", "group6#0"]
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 2, "last is the last epoch, also where it is not the best"
     assert np.isfinite(test.drop(columns="group").to_numpy(float)).all()
     metrics = pd.read_csv(run / "metrics.csv")
     terms = ("reconstruction", "kl_velocity", "kl_structure", "truth", "total")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
-from bingo_pl.networks import Decoder, Encoder, VelocityHead
+from bingo_pl.networks import Decoder, DomainNorm, Encoder, VelocityHead
 from bingo_pl.posterior import ExpertSums, Gaussian, expert, kl_divergence
 from bingo_pl.registrar import Registrar, Registration
 from bingo_pl.regularity import velocity_kl
@@ -148,6 +148,15 @@ class Bingo(Registrar):
             "kl_velocity": torch.stack(kl_velocity).mean(),
             "kl_structure": torch.stack(kl_structure).mean(),
         }
+
+    def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
+        """``motion``: the velocity heads; ``appearance``: the modalities' norms; ``network``: the shared rest."""
+        motion = list(self.heads.parameters())
+        norms = [module for module in self.modules() if isinstance(module, DomainNorm)]
+        appearance = [parameter for norm in norms for parameter in norm.parameters()]
+        special = {id(parameter) for parameter in motion + appearance}
+        network = [parameter for parameter in self.parameters() if id(parameter) not in special]
+        return {"network": network, "motion": motion, "appearance": appearance}
 
     def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
         """The common structure z of every scale, coarsest first, and each registered image's reconstruction from it."""

@@ -104,6 +104,11 @@ class TrainerConfig:
     """Share of the steps over which the learning rate rises from a twenty-fifth of its peak."""
     decay: bool = False
     """Let the learning rate fall to zero by a cosine after the warm-up."""
+    motion_rate: float = 1.0
+    """Factor on the learning rate of the velocity heads. Unsupervised, motion must learn slower than appearance, or it
+    makes up for appearance that is not learned yet."""
+    appearance_rate: float = 1.0
+    """Factor on the learning rate of the modalities' normalisation, which alone tells them apart."""
     clip_gradient_norm: float | None = None
     """Largest gradient norm. Null: no clipping."""
     accelerator: str = "auto"

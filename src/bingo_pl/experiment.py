@@ -136,10 +136,11 @@ def build_task(config: Config) -> RegistrationTask:
         dims=len(config.data.roi), modalities=len(config.data.modalities), **dataclasses.asdict(config.model)
     )
     trainer = config.trainer
+    rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
     return RegistrationTask(
         registrar,
         weights=dataclasses.asdict(config.weights),
-        optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay),
+        optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
         label_ids=config.data.label_ids,
         seed=config.seed,
     )
@@ -196,15 +197,10 @@ def _fit(
     if checkpoint:
         history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
     loggers = [history, *_wandb_loggers(config, run)]
-    best = ModelCheckpoint(
-        run / "checkpoints",
-        filename="best",
-        monitor="val/gwi",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    callbacks = [best, Provenance(config, data.fingerprint()), TrainingProgress(console)]
+    best = _checkpoints(run, "best", monitor="val/gwi")
+    # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
+    last = _checkpoints(run, "last", monitor=None)
+    callbacks = [best, last, Provenance(config, data.fingerprint()), TrainingProgress(console)]
     trainer = _trainer(config, loggers, callbacks, run)
     parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
     console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
@@ -216,6 +212,16 @@ def _fit(
     _test(config, data, task, run, console, loggers)
     draw_curves(history.path, run / "figures" / "curves.png")
     return run
+
+
+def _checkpoints(run: Path, name: str, monitor: str | None) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        run / "checkpoints",
+        filename=name,
+        monitor=monitor,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
 
 
 def _test(

@@ -39,6 +39,10 @@ class Registrar(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """The terms to minimise, by name, unweighted scalars."""
 
+    def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by what it does; roles can learn at rates of their own."""
+        return {"network": list(self.parameters())}
+
     def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
         """Pictures of what the method saw, by title: (B, N, C, *s) per image or (B, 1, C, *s) per group."""
         return {}

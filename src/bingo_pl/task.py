@@ -28,6 +28,8 @@ class Optimisation:
     """Share of the steps over which the rate rises from a twenty-fifth of its peak."""
     decay: bool
     """Fall to zero by a cosine after the warm-up."""
+    rates: Mapping[str, float]
+    """Factor on the learning rate of a role's parameters, see `Registrar.parameters_by_role`; 1 if not named."""
 
     def schedule(self, steps: int) -> Callable[[int], float]:
         """The factor on the learning rate at each of ``steps`` steps."""
@@ -100,7 +102,10 @@ class RegistrationTask(pl.LightningModule):
         self.test_scores.append(score_group(self.registrar, batch, self.label_ids))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.Adam(self.registrar.parameters(), lr=self.optimisation.learning_rate)
+        rate, factors = self.optimisation.learning_rate, self.optimisation.rates
+        roles = self.registrar.parameters_by_role()
+        groups = [{"params": params, "lr": rate * factors.get(role, 1.0)} for role, params in roles.items()]
+        optimizer = torch.optim.Adam(groups)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optimisation.schedule(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
