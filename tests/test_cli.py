@@ -1,0 +1,50 @@
+"""The command: bad input ends with one message and exit status 2, never with a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bingo_pl.cli import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bingo", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "mscrm"], "Did you mean 'mscmr'"),
+        (["train", "mscmr", "trainer.epoch=1"], "Did you mean 'epochs'"),
+        (["train", "mscmr", "data.root=/no/such/folder"], "patient<N>_<sequence>.nii.gz"),
+        (["train", "brats", "data.root=/no/such/folder"], "BraTS"),
+        (["train", "manifest", "data.root=/no/such/folder"], "split,group,subject,modality,image,label"),
+        (["resume", "no.ckpt"], "no checkpoint at no.ckpt"),
+        (["evaluate", "no.ckpt"], "no checkpoint at no.ckpt"),
+    ],
+)
+def test_bad_input_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("train", "resume", "evaluate"))
