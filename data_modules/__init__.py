@@ -1,4 +1,4 @@
-"""The cohorts that can be trained on, by the name that ``data.name`` takes."""
+"""The cohorts that can be trained on, by the name that ``data.dataset`` takes."""
 
 from data_modules.base import GroupDataModule
 from data_modules.brats import BratsDataModule

@@ -128,14 +128,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     @cached_property
     def cases(self) -> dict[Split, list[Case]]:
         """The cases of each split, listed once."""
-        cases = self.list_cases()
-        used = {member.modality for split in SPLITS for case in cases[split] for member in case.members}
-        if unused := [modality for modality in self.modalities if modality not in used]:
-            raise BingoError(
-                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used. Correct "
-                f"data.modalities (now {', '.join(self.modalities)}) or add the files"
-            )
-        return cases
+        return self.list_cases()
 
     def fingerprint(self) -> str:
         """Hash of the preprocessing settings, the splits, and each input file's name, size and modification time."""
@@ -152,13 +145,16 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         groups = {split: [group for case in self.cases[split] for group in self.cache.groups(case)] for split in SPLITS}
         if self.images_per_step is not None:
             groups["train"] = self._large_enough(groups["train"], self.images_per_step)
+        if stage != "test":
+            self._check_modalities()
         needed: list[Split] = ["test"] if stage == "test" else ["train", "test"]
         for split in needed:
             if not groups[split]:
                 raise BingoError(
-                    f"{self.root}: the {split} split has no group. Give it subjects (data.splits={[*self.splits]})"
+                    f"{self.root}: the {split} split has no group. Give it subjects (data.splits, now "
+                    f"{[*self.splits]}; a manifest's column split)"
                 )
-        if not groups["val"]:
+        if stage != "test" and not groups["val"]:
             rank_zero_warn(
                 "the validation split is empty: the TRAINING groups under a fixed misalignment serve as validation, "
                 "so its figures do not show how the model generalises. Give it subjects (data.splits) if there are any"
@@ -223,6 +219,15 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             log.info("%d of %d subjects are in no split", len(cases) - sum(self.splits), len(cases))
         order = iter(sorted(cases, key=lambda case: hashlib.blake2b(case.name.encode()).digest()))
         return {split: [next(order) for _ in range(count)] for split, count in zip(SPLITS, self.splits, strict=True)}
+
+    def _check_modalities(self) -> None:
+        """A modality without an image cannot be learned; a trained network may well meet fewer than it knows."""
+        used = {member.modality for split in SPLITS for case in self.cases[split] for member in case.members}
+        if unused := [modality for modality in self.modalities if modality not in used]:
+            raise BingoError(
+                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used. Correct "
+                f"data.modalities (now {', '.join(self.modalities)}) or add the files"
+            )
 
     def not_found(self) -> BingoError:
         """The error for a root without the expected files."""

@@ -154,8 +154,18 @@ def test_explain_names_the_reconstruction_and_every_level_of_the_structure(
 
 
 def test_an_indivisible_size_is_an_error_that_says_what_to_do(model: Bingo, make_group: GroupMaker) -> None:
-    with pytest.raises(BingoError, match=r"divisible by 4.*data\.roi"):
+    with pytest.raises(BingoError, match=r"divisible by its coarsest stride, 4.*data\.roi"):
         model(make_group(shape=(30, 32)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "scales"), [((4, 8), (2, 0)), ((4, 8), (0, 1)), ((4, 8), ()), ((3, 8), (1, 0)), ((), (0,))]
+)
+def test_an_impossible_architecture_is_an_error_that_names_the_setting(
+    channels: tuple[int, ...], scales: tuple[int, ...]
+) -> None:
+    with pytest.raises(BingoError, match=r"model\.(channels|velocity_scales)=.*wanted"):
+        Bingo(2, 3, channels, scales)
 
 
 def test_a_3d_group_runs_through_the_same_code(make_group: GroupMaker) -> None:

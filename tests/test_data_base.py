@@ -265,7 +265,7 @@ def test_groups_too_small_for_partial_learning_are_left_out_by_name(root: Path) 
 
 def test_an_empty_validation_split_is_replaced_and_said(root: Path) -> None:
     with pytest.warns(UserWarning, match="TRAINING groups"):
-        data = prepared(root, splits=[4, 0, 1])
+        data = prepared(root, "fit", splits=[4, 0, 1])
     names: Sequence[str] = [name for batch in data.val_dataloader() for name in batch.names]
     assert sorted(names) == sorted(case.name for case in data.cases["train"])
 
@@ -303,7 +303,7 @@ def test_impossible_settings_are_refused_by_name(root: Path, changes: dict[str, 
 
 def test_a_modality_without_any_image_is_named(root: Path) -> None:
     with pytest.raises(BingoError, match="no image of modality c"):
-        make(root, modalities=["a", "b", "c"]).prepare_data()
+        prepared(root, "fit", modalities=["a", "b", "c"])
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", ".hidden", "", "a#1"])

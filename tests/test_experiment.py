@@ -156,9 +156,9 @@ def test_evaluation_takes_other_data_but_no_other_network(run: Path, folder: Pat
     write_cohort(other)
     best = run / "checkpoints" / "best.ckpt"
     assert (experiment.evaluate(best, [f"data.root={other}"], console) / "test.csv").exists()
-    with pytest.raises(BingoError, match=r"cannot be changed: model\.head_depth: 1 -> 2"):
+    with pytest.raises(BingoError, match=r"cannot be changed so: model\.head_depth: 1 -> 2"):
         experiment.evaluate(best, ["model.head_depth=2"], console)
-    with pytest.raises(BingoError, match=r"cannot be changed: data\.modalities"):
+    with pytest.raises(BingoError, match=r"cannot be changed so: data\.modalities"):
         experiment.evaluate(best, ["data.modalities=[b,a]"], console)
 
 
@@ -174,6 +174,18 @@ def test_a_resume_on_changed_data_is_refused_unless_allowed(run: Path, folder: P
         experiment.resume(changed / "checkpoints" / "last.ckpt", (), True, console)
     finally:
         os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", ["model.head_depth=2", "trainer.learning_rate=1", "name=other"])
+def test_a_resume_cannot_change_what_the_checkpoint_holds(run: Path, console: Console, change: str) -> None:
+    with pytest.raises(BingoError, match="cannot be changed so"):
+        experiment.resume(run / "checkpoints" / "last.ckpt", [change], False, console)
+
+
+def test_a_checkpoint_outside_its_run_does_not_resume(run: Path, tmp_path: Path, console: Console) -> None:
+    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path)
+    with pytest.raises(BingoError, match="not in the checkpoints folder"):
+        experiment.resume(tmp_path / "last.ckpt", (), False, console)
 
 
 def test_runs_never_overwrite_each_other(tmp_path: Path) -> None:
@@ -216,4 +228,6 @@ def test_bad_settings_stop_before_anything_is_written(folder: Path, console: Con
         experiment.train(settings(folder, "never", "data.root=/nowhere"), console)
     with pytest.raises(BingoError, match=r"log\.wandb"):
         experiment.train(settings(folder, "never", "log.wandb=on"), console)
+    with pytest.raises(BingoError, match=r"data\.roi"):
+        experiment.train(settings(folder, "never", "data.roi=[15,16]"), console)
     assert not (folder / "runs" / "never").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Bingo(Registrar):
         cross_reconstruction: float = 0.0,
     ) -> None:
         super().__init__()
+        _check_architecture(channels, velocity_scales)
+        self.dims = dims
         self.modalities = modalities
         self.velocity_scales = tuple(velocity_scales)
         self.stride = 2 ** (len(channels) - 1)
@@ -84,9 +87,9 @@ class Bingo(Registrar):
         """Step I, bottom-up inference of the velocities. See `Registrar.forward`.
 
         Raises:
-            BingoError: an image size is not divisible by the network's stride, or an unknown modality.
+            BingoError: an image size is not divisible by the network's stride.
         """
-        self._check(batch)
+        self.check_shape(batch.shape)
         order = DomainOrder.of(batch.modalities, self.modalities)
         features = self.encoder(order.sort(batch.images), order.counts)
         noise = generator if self.velocity_noise else None
@@ -99,6 +102,7 @@ class Bingo(Registrar):
             own = expert(feature)
             common = ExpertSums.of(order.unsort_all(own)).posterior().mean
             mean, log_variance = head(order.share(common), own.mean)
+            mean, log_variance = mean.float(), log_variance.float()  # half precision cannot hold a coordinate
             mean = order.unsort(mean)
             mean = mean - mean.mean(1, keepdim=True)  # nothing else holds the common space in place
             velocity = Gaussian(mean, order.unsort(log_variance).exp())
@@ -189,12 +193,25 @@ class Bingo(Registrar):
             order.sort(Gaussian(q.mean.roll(shift, 1), q.variance.roll(shift, 1)).sample(generator)) for q in experts
         ]
 
-    def _check(self, batch: GroupBatch) -> None:
-        if any(size % self.stride for size in batch.shape):
+    def check_shape(self, shape: Shape) -> None:
+        """Raises `BingoError` where images of spatial ``shape`` do not fit the network."""
+        if len(shape) != self.dims or any(size % self.stride for size in shape):
             raise BingoError(
-                f"image size {tuple(batch.shape)} is not divisible by {self.stride}, the network's coarsest stride. "
-                "Pad or crop the images (data.roi), or use fewer scales (model.channels)."
+                f"image size {tuple(shape)} does not fit the network: wanted {self.dims} sizes divisible by its "
+                f"coarsest stride, {self.stride}. Pad or crop the images (data.roi), or use fewer scales "
+                "(model.channels)"
             )
+
+
+def _check_architecture(channels: Sequence[int], velocity_scales: Sequence[int]) -> None:
+    if not channels or any(width < 2 or width % 2 for width in channels):
+        raise BingoError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
+    falling = all(a > b for a, b in itertools.pairwise(velocity_scales))
+    if not velocity_scales or not falling or not 0 <= velocity_scales[-1] <= velocity_scales[0] < len(channels):
+        raise BingoError(
+            f"model.velocity_scales={[*velocity_scales]}: wanted falling numbers from {len(channels) - 1} (the "
+            "coarsest of model.channels) to 0"
+        )
 
 
 @dataclass(frozen=True)

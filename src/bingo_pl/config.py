@@ -48,7 +48,7 @@ class DataConfig:
     """Misalignments drawn for each test group."""
     fill_nonfinite: float | None = None
     """Value that replaces NaN and Inf voxels. Null: they are an error."""
-    phantom_subjects: int = 40
+    phantom_subjects: int = 45
     """Size of the embedded phantom cohort."""
     workers: int = 0
     """Processes that load batches."""
@@ -245,7 +245,9 @@ def _merge(start: Config, *layers: DictConfig) -> Config:
         known = functools.reduce(lambda tree, parent: tree[parent], parents, to_tree(Config()))
         raise unknown_name(" ".join(["setting", *parents]), name, known) from error
     except OmegaConfBaseException as error:
-        raise BingoError(f"setting {error.full_key or ''}: {str(error.msg or error).splitlines()[0]}") from error
+        reason = str(error.msg or error).splitlines()[0]
+        hint = "write key=3, key=word, key=[1,2] for a list, key=null for none"
+        raise BingoError(f"setting {error.full_key or ''}: {reason}; {hint}") from error
 
 
 def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Training curves from the file that Lightning's CSVLogger writes."""
+"""Training curves from the numbers that a run logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_curves(metrics_csv: Path, path: Path) -> None:
     A quantity that is positive and spans more than two decades has a logarithmic axis.
 
     Args:
-        metrics_csv: ``metrics.csv`` of `CSVLogger`; each quantity has values in some of the rows.
+        metrics_csv: ``metrics.csv`` of `History`; each quantity has values in some of the rows.
         path: the PNG file.
 
     Raises:
@@ -51,7 +51,7 @@ def read_metrics(metrics_csv: Path) -> pd.DataFrame:
     try:
         metrics = pd.read_csv(metrics_csv)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise BingoError(f"cannot read {metrics_csv}: {error}. Wanted: metrics.csv of Lightning's CSVLogger") from error
+        raise BingoError(f"cannot read {metrics_csv}: {error}. Wanted: metrics.csv of a run") from error
     names = [name for name in metrics.columns if name not in ("epoch", "step")]
     if "step" not in metrics or not names:
         raise BingoError(

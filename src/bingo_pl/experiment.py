@@ -16,7 +16,9 @@ import torch
 import wandb
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 
 from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
@@ -32,6 +34,13 @@ from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantom import ensure_cohort
 
+FIXED_BY_NETWORK = ("model.", "data.modalities")
+FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", "trainer.appearance_rate")
+"""Settings that a checkpoint has stored in its own way, so that changing them would do nothing."""
+RUN_FOLDER = "BINGO_RUN_FOLDER"
+"""Environment variable by which the processes of one run agree on its folder."""
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Half-precision parameters would move voxels."""
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -42,12 +51,16 @@ def train(config: Config, console: Console) -> Path:
         The run's folder.
 
     Raises:
-        BingoError: bad settings or data; nothing has been written to the run's folder then.
+        BingoError: bad settings or data; the run's folder has not been made then.
     """
     if config.log.wandb not in WANDB_MODES:
         raise unknown_name("log.wandb", config.log.wandb, WANDB_MODES)
-    data = build_data(config, console)
+    if config.data.root:  # a resume may come from another folder
+        root = str(Path(config.data.root).expanduser().resolve())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
+    data = build_data(config, console)
+    data.setup("fit")
     run = new_folder(Path(config.runs), config.name)
     return _fit(config, data, task, run, console, checkpoint=None)
 
@@ -61,8 +74,14 @@ def resume(checkpoint: Path, overrides: Sequence[str], allow_changed_data: bool,
     provenance = read_provenance(checkpoint)
     old = settings.from_tree(provenance["config"])
     config = settings.override(old, overrides)
+    _refuse_changes(old, config, (*FIXED_BY_NETWORK, *FIXED_BY_RUN))
+    if checkpoint.resolve().parent.name != "checkpoints":
+        raise BingoError(
+            f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
+            "bingo evaluate, which takes a checkpoint from any place"
+        )
     for line in settings.differences(old, config):
-        console.print(f"[yellow]changed on resume[/] {line}")
+        console.print(f"[yellow]changed on resume[/] {escape(line)}")
     data = build_data(config, console)
     if data.fingerprint() != provenance["data"] and not allow_changed_data:
         raise BingoError(
@@ -84,9 +103,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     """
     old = settings.from_tree(read_provenance(checkpoint)["config"])
     config = settings.override(old, overrides)
-    fixed = [line for line in settings.differences(old, config) if line.startswith(("model.", "data.modalities"))]
-    if fixed:
-        raise BingoError(f"a trained network cannot be changed: {'; '.join(fixed)}. Leave these settings out")
+    _refuse_changes(old, config, FIXED_BY_NETWORK)
     data = build_data(config, console)
     task = build_task(config)
     task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
@@ -94,6 +111,12 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     _write_config(config, folder)
     _test(config, data, task, folder, console, loggers=[])
     return folder
+
+
+def _refuse_changes(old: Config, new: Config, fixed: Sequence[str]) -> None:
+    changes = [line for line in settings.differences(old, new) if line.startswith(tuple(fixed))]
+    if changes:
+        raise BingoError(f"a trained network cannot be changed so: {'; '.join(changes)}. Leave these settings out")
 
 
 def build_data(config: Config, console: Console) -> GroupDataModule:
@@ -137,6 +160,7 @@ def build_task(config: Config) -> RegistrationTask:
     )
     trainer = config.trainer
     rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
+    registrar.check_shape(config.data.roi)
     return RegistrationTask(
         registrar,
         weights=dataclasses.asdict(config.weights),
@@ -154,10 +178,14 @@ def new_folder(parent: Path, name: str) -> Path:
     """
     if Path(name).name != name or name in ("", ".", ".."):
         raise BingoError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+    # Lightning starts further processes with the same command and environment.
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return Path(os.environ[RUN_FOLDER])
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
+            os.environ[RUN_FOLDER] = str(folder)
             return folder
         except FileExistsError:
             continue
@@ -197,18 +225,18 @@ def _fit(
     if checkpoint:
         history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
     loggers = [history, *_wandb_loggers(config, run)]
-    best = _checkpoints(run, "best", monitor="val/gwi")
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
-    last = _checkpoints(run, "last", monitor=None)
-    callbacks = [best, last, Provenance(config, data.fingerprint()), TrainingProgress(console)]
+    checkpoints = [_checkpoints(run, "best", monitor="val/gwi"), _checkpoints(run, "last", monitor=None)]
+    callbacks = [*checkpoints, Provenance(config, data.fingerprint()), TrainingProgress(console)]
     trainer = _trainer(config, loggers, callbacks, run)
     parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
     console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
     console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
+    if not trainer.is_global_zero:
         return run
-    task.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    task.load_state_dict(best["state_dict"])
     _test(config, data, task, run, console, loggers)
     draw_curves(history.path, run / "figures" / "curves.png")
     return run
@@ -256,6 +284,13 @@ def _trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], f
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
     trainer = config.trainer
+    if trainer.precision not in PRECISIONS:
+        raise unknown_name("trainer.precision", trainer.precision, PRECISIONS)
+    if trainer.epochs < trainer.validate_every:
+        raise BingoError(
+            f"trainer.epochs={trainer.epochs} ends before the first validation, after {trainer.validate_every} epochs "
+            "(trainer.validate_every). Train longer or validate earlier"
+        )
     return pl.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -293,6 +328,7 @@ def _wandb_loggers(config: Config, run: Path) -> list[Logger]:
     return [logger]
 
 
+@rank_zero_only
 def _write_config(config: Config, folder: Path) -> None:
     with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(settings.to_yaml(config))

@@ -1,7 +1,8 @@
-"""`metrics.csv`: every logged number of a run, whole after every epoch and after a resume."""
+"""`metrics.csv`: every logged number of a run, also after a resume."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,24 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bingo_pl.atomic import replacing
 
+SECONDS = 10.0
+"""Between writes of the file."""
+
 
 class History(Logger):
-    """A Lightning logger that keeps one CSV, a row a step.
+    """A Lightning logger that keeps one CSV, a row a step, whole every few seconds and at the end.
 
     Lightning's own CSVLogger deletes the file of the run it resumes; this one continues it.
 
     Args:
-        path: the CSV, created by `save`.
+        path: the CSV, created by `write`.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.rows: dict[int, dict[str, float]] = {}
+        self.saved = 0.0
 
     @property
     def name(self) -> str:
@@ -44,6 +49,17 @@ class History(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        """Write the file, at most every `SECONDS` (Lightning asks after every step)."""
+        if time.monotonic() - self.saved > SECONDS:
+            self.write()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Write the file now."""
+        self.saved = time.monotonic()
         if self.rows:
             table = pd.DataFrame.from_dict(self.rows, orient="index").rename_axis("step").sort_index()
             with replacing(self.path) as temporary:

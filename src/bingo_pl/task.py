@@ -91,7 +91,8 @@ class RegistrationTask(pl.LightningModule):
     def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
         """Metrics of each group, averaged over the groups at the end of the epoch."""
         result = self.registrar(batch)
-        values = metrics.evaluate(batch, result.displacement, self.label_ids)
+        with torch.autocast(self.device.type, enabled=False):
+            values = metrics.evaluate(batch, result.displacement, self.label_ids)
         averages = {"dice": self.dice, "gwi": self.gwi, "folding_percent": self.folding_percent}
         for name, average in averages.items():
             average.update(values[name])
@@ -99,6 +100,8 @@ class RegistrationTask(pl.LightningModule):
 
     def test_step(self, batch: GroupBatch, batch_index: int) -> None:
         """Appends a row to `test_scores` for the group, before and after registration."""
+        if not self.test_scores:
+            self.registrar(batch)  # the first call on a device also loads and tunes its kernels
         self.test_scores.append(score_group(self.registrar, batch, self.label_ids))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
