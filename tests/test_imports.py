@@ -10,10 +10,10 @@ import data_modules
 
 LAYERS = (
     {"errors", "seeding", "spatial", "posterior"},
-    {"atomic", "regularity", "networks"},
-    {"batch"},
+    {"atomic", "regularity", "similarity", "networks"},
+    {"batch", "attention_unet"},
     {"misalign", "metrics", "registrar", "views", "tables"},
-    {"bingo", "figures", "task"},
+    {"bingo", "baselines", "figures", "task"},
     {"data_modules"},
     {"config", "history", "curves"},
     {"callbacks"},

@@ -26,3 +26,21 @@ def velocity_kl(velocity: Gaussian, smoothness: float) -> Tensor:
     spread = (smoothness * neighbours * velocity.variance - velocity.variance.log()).mean()
     roughness = sum((velocity.mean.diff(dim=axis) ** 2).mean() for axis in range(2, 2 + dims))
     return dims / 2 * (spread + smoothness / neighbours * roughness)
+
+
+def bending_energy(displacement: Tensor) -> Tensor:
+    """Squared second derivatives of a displacement or velocity (Rueckert 1999); affine maps are free.
+
+    Args:
+        displacement: (K, D, *S) in voxels, at least 3 a side.
+
+    Returns:
+        Scalar: sum over components and over all D x D second derivatives, mean over images and voxels.
+    """
+    axes = range(2, displacement.ndim)
+    energy = displacement.new_zeros(())
+    for i in axes:
+        for j in range(i, displacement.ndim):
+            twice = 1 if i == j else 2  # the Hessian is symmetric
+            energy = energy + twice * (displacement.diff(dim=i).diff(dim=j) ** 2).mean()
+    return len(axes) * energy

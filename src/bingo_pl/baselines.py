@@ -1,0 +1,235 @@
+"""What BInGo is compared with: similarities minimised for each group, or by a network over many groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bingo_pl import seeding
+from bingo_pl.attention_unet import AttResUNet
+from bingo_pl.batch import GroupBatch
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.registrar import Registrar, Registration
+from bingo_pl.regularity import bending_energy
+from bingo_pl.similarity import ape, cte, em_posterior, sample_voxels, x_coreg
+from bingo_pl.spatial import integrate, resize, resize_displacement, warp
+
+
+def _x_coreg(images: Tensor, mask: Tensor) -> Tensor:
+    return x_coreg(images, em_posterior(images, mask), mask)
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
+"""Registered images (B, N, 1, *S) and their overlap (B, 1, 1, *S) -> (B,), to be minimised."""
+VOXEL_SHARE = {2: 1.0, 3: 0.1}
+"""Share of the voxels that a random draw of the similarity looks at, by D (X-metric)."""
+SMALLEST_LEVEL = 4
+"""Voxels along an axis of the coarsest pyramid level."""
+SMALLEST_SLOPE = 1e-3
+"""Adam's epsilon, in nats per voxel of motion. Slopes are about 1, and their rounding 1e-6, which Adam would follow."""
+
+
+@dataclass(frozen=True, eq=False)
+class VelocityRegistration(Registration):
+    """A registration and the velocities it was made of."""
+
+    velocity: Tensor
+    """(B, N, D, *S) stationary, in voxels, of zero mean over each group."""
+
+    @classmethod
+    def of(cls, velocity: Tensor, squarings: int) -> VelocityRegistration:
+        return cls(_integrate(velocity, squarings), _integrate(-velocity, squarings), velocity)
+
+
+class SimilarityRegistrar(Registrar):
+    """A method of one velocity an image that minimises a similarity of the registered images.
+
+    Args:
+        similarity: a name in `SIMILARITIES`.
+        squarings: steps of scaling and squaring.
+
+    Raises:
+        BingoError: there is no such similarity.
+    """
+
+    def __init__(self, similarity: str, squarings: int) -> None:
+        super().__init__()
+        if similarity not in SIMILARITIES:
+            raise unknown_name("similarity", similarity, SIMILARITIES)
+        self.similarity = SIMILARITIES[similarity]
+        self.squarings = squarings
+
+    def loss(
+        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
+        assert isinstance(result, VelocityRegistration)
+        share = VOXEL_SHARE[len(batch.shape)]
+        similarity = self.measure(batch.images, batch.masks, result.displacement, share, generator)
+        bending = batch.size * bending_energy(result.velocity.flatten(0, 1))
+        return {"similarity": similarity.mean(), "bending": bending}
+
+    def measure(
+        self, images: Tensor, masks: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """The similarity (B,) of registered images, over the overlap of their foregrounds and sampling domains.
+
+        Args:
+            images: (B, N, 1, *S).
+            masks: (B, N, 1, *S) bool.
+            displacement: (B, N, D, *S).
+            share: of the voxels to look at.
+            generator: draws these voxels; None looks at all.
+        """
+        flat = displacement.flatten(0, 1)
+        group = displacement.shape[:2]
+        registered = warp(images.flatten(0, 1), flat).unflatten(0, group)
+        inside = warp(masks.flatten(0, 1).to(flat.dtype), flat.detach(), mode="nearest", padding="zeros") > 0.5
+        overlap = inside.unflatten(0, group).all(1, keepdim=True)
+        return self.similarity(*sample_voxels(registered, overlap, share, generator))
+
+
+class Iterative(SimilarityRegistrar):
+    """Minimises the similarity of each group anew by Adam, from coarse to fine images. It has nothing to train.
+
+    Args:
+        similarity: a name in `SIMILARITIES`.
+        stiffness: alpha, the weight of N times the velocities' bending energy in full-resolution voxels. The published
+            one is not known: choose it on validation groups.
+        learning_rate: Adam's, in voxels of the level.
+        levels: of the image pyramid; each halves the resolution. A level starts from the resized velocities of the one
+            before.
+        steps: at each level.
+        squarings: steps of scaling and squaring.
+    """
+
+    def __init__(
+        self,
+        similarity: str,
+        stiffness: float = 10.0,
+        learning_rate: float = 0.1,
+        levels: int = 3,
+        steps: int = 50,
+        squarings: int = 7,
+    ) -> None:
+        super().__init__(similarity, squarings)
+        self.stiffness = stiffness
+        self.learning_rate = learning_rate
+        self.levels = levels
+        self.steps = steps
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+        """Optimise. See `Registrar.forward`; None draws the same voxels every time.
+
+        Raises:
+            BingoError: the images are too small for the pyramid.
+        """
+        if min(batch.shape) / 2 ** (self.levels - 1) < SMALLEST_LEVEL:
+            raise BingoError(
+                f"images of {tuple(batch.shape)} voxels are too small for {self.levels} pyramid levels: the coarsest "
+                f"would have fewer than {SMALLEST_LEVEL} voxels along an axis. Use fewer levels."
+            )
+        if generator is None:
+            generator = seeding.generator("voxels", device=batch.images.device)
+        # Adam needs derivatives also where the caller has turned them off, as Lightning's test loop does.
+        with torch.inference_mode(False), torch.enable_grad():
+            velocity = self._optimise(batch.images.clone(), batch.masks.clone(), generator)
+        return VelocityRegistration.of(velocity, self.squarings)
+
+    def _optimise(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """The velocities (B, N, D, *S), without gradient."""
+        pyramid = _pyramid(images, masks, self.levels)
+        coarsest = pyramid[-1][0].shape[3:]
+        velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
+        for level in reversed(range(self.levels)):
+            level_images, level_masks = pyramid[level]
+            start = resize_displacement(velocity.flatten(0, 1), level_images.shape[3:]).unflatten(0, images.shape[:2])
+            velocity = self._descend(level_images, level_masks, start, 2**level, generator)
+        return velocity
+
+    def _descend(self, images: Tensor, masks: Tensor, start: Tensor, stride: int, generator: torch.Generator) -> Tensor:
+        """Adam at one level, in its own voxels."""
+        groups, size, dims, *shape = start.shape
+        share = min(VOXEL_SHARE[dims] * stride**dims, 1.0)  # equally many voxels at every level, if it has them
+        # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
+        stiffness = self.stiffness / stride**2
+        velocity = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([velocity], lr=self.learning_rate, eps=SMALLEST_SLOPE)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            centred = _without_mean(velocity)
+            similarity = self.measure(images, masks, _integrate(centred, self.squarings), share, generator)
+            bending = size * bending_energy(centred.flatten(0, 1))
+            # Sums over groups, which do not see each other, and voxels, so that slopes do not depend on their number.
+            (math.prod(shape) * (similarity.sum() + groups * stiffness * bending)).backward()
+            optimizer.step()
+        return _without_mean(velocity.detach())
+
+
+class Amortised(SimilarityRegistrar):
+    """Trains a network to give the velocities of complete groups: one image of each modality.
+
+    Args:
+        network: stacked images to velocities.
+        similarity: a name in `SIMILARITIES`.
+        squarings: steps of scaling and squaring.
+    """
+
+    def __init__(self, network: AttResUNet, similarity: str, squarings: int = 7) -> None:
+        super().__init__(similarity, squarings)
+        self.network = network
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+        """One pass through the network. See `Registrar.forward`.
+
+        Raises:
+            BingoError: a group is not one image of each modality, or a size is not divisible by the network's stride.
+        """
+        self._check(batch)
+        order = batch.modalities.argsort(1)
+        stacked = batch.select(order).images.squeeze(2)
+        velocity = _without_mean(self.network(stacked).to(batch.images.dtype))
+        back = order.argsort(1).reshape(*order.shape, *[1] * (velocity.ndim - 2))
+        return VelocityRegistration.of(torch.take_along_dim(velocity, back, dim=1), self.squarings)
+
+    def _check(self, batch: GroupBatch) -> None:
+        wanted = list(range(self.network.modalities))
+        for name, modalities in zip(batch.names, batch.modalities.tolist(), strict=True):
+            if sorted(modalities) != wanted:
+                raise BingoError(
+                    f"group '{name}' has images of modalities {modalities}, but the network takes exactly one of each "
+                    f"of {wanted}. Register complete groups (no data.images_per_step), or use BInGo or an iterative "
+                    "method, which take any group."
+                )
+        if any(size % self.network.stride for size in batch.shape):
+            raise BingoError(
+                f"image size {tuple(batch.shape)} is not divisible by {self.network.stride}, the network's coarsest "
+                "stride. Pad or crop the images (data.roi)."
+            )
+
+
+def _pyramid(images: Tensor, masks: Tensor, levels: int) -> list[tuple[Tensor, Tensor]]:
+    """Images and masks (B, N, 1, *s) of each level, finest first."""
+    group = images.shape[:2]
+    pyramid = [(images, masks)]
+    for _ in range(levels - 1):
+        images, masks = pyramid[-1]
+        half = [(size + 1) // 2 for size in images.shape[3:]]
+        smaller = resize(images.flatten(0, 1), half).unflatten(0, group)
+        inside = resize(masks.flatten(0, 1).to(images.dtype), half).unflatten(0, group) >= 0.5
+        pyramid.append((smaller, inside))
+    return pyramid
+
+
+def _integrate(velocity: Tensor, squarings: int) -> Tensor:
+    """`integrate` for groups (B, N, D, *S)."""
+    return integrate(velocity.flatten(0, 1), squarings).unflatten(0, velocity.shape[:2])
+
+
+def _without_mean(velocity: Tensor) -> Tensor:
+    """Nothing else holds the common space of a group in place."""
+    return velocity - velocity.mean(1, keepdim=True)

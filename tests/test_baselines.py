@@ -1,0 +1,179 @@
+"""Laws of the methods that BInGo is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from bingo_pl import BingoError
+from bingo_pl.attention_unet import AttResUNet
+from bingo_pl.baselines import SIMILARITIES, Amortised, Iterative
+from bingo_pl.metrics import groupwise_warping_index
+from bingo_pl.seeding import generator
+from bingo_pl.spatial import compose
+
+from .conftest import GroupMaker
+
+every_similarity = pytest.mark.parametrize("similarity", list(SIMILARITIES))
+
+
+def quick(similarity: str = "ape") -> Iterative:
+    return Iterative(similarity, levels=2, steps=20)
+
+
+def moving(similarity: str = "ape", dims: int = 2) -> Amortised:
+    """A small network whose velocities are not zero."""
+    torch.manual_seed(0)
+    network = AttResUNet(dims, 3, channels=(4, 8, 8))
+    torch.nn.init.normal_(network.velocity.weight, std=0.1)
+    return Amortised(network, similarity)
+
+
+@every_similarity
+@pytest.mark.parametrize("modalities", [(0, 1), (0, 1, 2), (0, 0, 1, 2)])
+def test_iterative_registers_groups(make_group: GroupMaker, similarity: str, modalities: tuple[int, ...]) -> None:
+    batch = make_group(modalities=modalities)
+    assert batch.truth is not None
+    result = quick(similarity)(batch)
+    before = groupwise_warping_index(torch.zeros_like(result.displacement), batch.truth, batch.masks)
+    after = groupwise_warping_index(result.displacement, batch.truth, batch.masks)
+    assert (after < before).all()
+
+
+@every_similarity
+def test_iterative_lowers_its_loss(make_group: GroupMaker, similarity: str) -> None:
+    batch, method = make_group(), quick(similarity)
+    result = method(batch)
+    still = dataclasses.replace(
+        result, displacement=torch.zeros_like(result.displacement), velocity=torch.zeros_like(result.velocity)
+    )
+    before, after = method.loss(batch, still), method.loss(batch, result)
+    assert set(after) == {"similarity", "bending"}
+    assert before["bending"] == 0
+    assert after["similarity"] + method.stiffness * after["bending"] < before["similarity"]
+
+
+@every_similarity
+def test_iterative_leaves_identical_images_alone(make_group: GroupMaker, similarity: str) -> None:
+    batch = make_group().select(torch.zeros(2, 3, dtype=torch.long))
+    # Equal gradients cancel but for rounding. Copies lie in so sharp a minimum that Adam, whose steps are 0.1 voxel,
+    # swings about it for a while.
+    assert quick(similarity)(batch).displacement.square().mean().sqrt() < 0.05
+
+
+def test_iterative_leaves_a_single_image_alone(make_group: GroupMaker) -> None:
+    assert quick()(make_group(modalities=(1,))).displacement.abs().max() == 0
+
+
+def test_iterative_is_repeatable_bit_for_bit_and_needs_no_gradients_of_the_caller(make_group: GroupMaker) -> None:
+    batch = make_group(groups=1)
+    plain = quick()(batch)
+    with torch.no_grad():
+        again = quick()(batch)
+    with torch.inference_mode():  # also of tensors made there, as by Lightning's transfer to the device
+        inferred = quick()(dataclasses.replace(batch, images=batch.images.clone(), masks=batch.masks.clone()))
+    assert torch.equal(plain.displacement, again.displacement)
+    assert torch.equal(plain.displacement, inferred.displacement)
+
+
+def test_iterative_registers_each_group_of_a_batch_by_itself(make_group: GroupMaker) -> None:
+    both, alone = quick()(make_group(groups=2)), quick()(make_group(groups=1))
+    # Adam divides by the size of its gradients, so rounding grows over the steps.
+    torch.testing.assert_close(both.displacement[:1], alone.displacement, atol=1e-2, rtol=0)
+
+
+def test_iterative_draws_voxels_in_3d_from_its_generator(make_group: GroupMaker) -> None:
+    batch = make_group(modalities=(0, 1), shape=(16, 17, 18), groups=1)
+    method = Iterative("ape", levels=2, steps=5)
+    first, again, other = (method(batch, generator(seed)).displacement for seed in (0, 0, 1))
+    assert first.shape == (1, 2, 3, 16, 17, 18)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_velocities_of_a_group_sum_to_zero_and_invert(make_group: GroupMaker) -> None:
+    batch = make_group()
+    for result in (quick()(batch), moving()(batch)):
+        assert result.displacement.abs().max() > 0.1
+        assert result.velocity.mean(1).abs().max() < 1e-5
+    there_and_back = compose(result.displacement.flatten(0, 1), result.inverse.flatten(0, 1))
+    inside = (..., slice(4, -4), slice(4, -4))  # paths from the border leave the grid
+    # Interpolation of a rough velocity costs a share of the motion.
+    assert there_and_back[inside].abs().mean() < 0.2 * result.displacement[inside].abs().mean()
+
+
+def test_an_image_smaller_than_its_pyramid_is_an_error(make_group: GroupMaker) -> None:
+    with pytest.raises(BingoError, match=r"\(8, 32\).*too small for 3.*fewer levels"):
+        Iterative("ape")(make_group(shape=(8, 32)))
+
+
+def test_an_unknown_similarity_is_an_error_that_lists_the_known() -> None:
+    with pytest.raises(BingoError, match=r"unknown similarity 'apf'.*'ape'.*cte"):
+        Iterative("apf")
+
+
+@pytest.mark.parametrize(("dims", "modalities", "published"), [(3, 4, 22.955), (2, 3, 8.036)])
+def test_attresunet_has_the_published_number_of_parameters(dims: int, modalities: int, published: float) -> None:
+    """Table 1, in millions: BraTS and MS-CMR."""
+    with torch.device("meta"):
+        network = AttResUNet(dims, modalities)
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert millions == pytest.approx(published, rel=0.03)
+
+
+def test_an_untrained_network_does_not_move_images(make_group: GroupMaker) -> None:
+    fresh = Amortised(AttResUNet(2, 3, channels=(4, 8, 8)), "ape")
+    assert fresh(make_group()).displacement.abs().max() == 0
+
+
+@torch.no_grad()
+def test_a_permutation_of_the_group_permutes_the_networks_result(make_group: GroupMaker) -> None:
+    batch, method = make_group(), moving().eval()
+    order = torch.tensor([[2, 0, 1], [1, 2, 0]])
+    plain = method(batch)
+    permuted = method(batch.select(order))
+    assert plain.displacement.abs().max() > 0.01
+    for group in range(2):
+        assert torch.equal(permuted.displacement[group], plain.displacement[group, order[group]])
+
+
+@every_similarity
+def test_every_parameter_of_the_network_learns(make_group: GroupMaker, similarity: str) -> None:
+    batch, method, g = make_group(), moving(similarity), generator(0)
+    terms = method.loss(batch, method(batch, g), g)
+    torch.stack(list(terms.values())).sum().backward()
+    unused = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert unused == []
+
+
+def test_training_lowers_the_similarity(make_group: GroupMaker) -> None:
+    batch, method = make_group(), Amortised(AttResUNet(2, 3, channels=(4, 8, 8)), "ape")
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    values = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        terms = method.loss(batch, method(batch))
+        (terms["similarity"] + terms["bending"]).backward()
+        optimizer.step()
+        values.append(terms["similarity"].item())
+    assert values[-1] < values[0] - 0.02
+
+
+def test_the_network_runs_in_3d(make_group: GroupMaker) -> None:
+    batch, method, g = make_group(shape=(8, 12, 8), groups=1), moving(dims=3), generator(0)
+    result = method(batch, g)
+    assert result.displacement.shape == (1, 3, 3, 8, 12, 8)
+    assert all(torch.isfinite(term) for term in method.loss(batch, result, g).values())
+
+
+@pytest.mark.parametrize("modalities", [(0, 1), (0, 1, 1), (0, 1, 2, 2)])
+def test_an_incomplete_group_is_an_error_that_says_so(make_group: GroupMaker, modalities: tuple[int, ...]) -> None:
+    with pytest.raises(BingoError, match=r"group 'group0'.*exactly one of each of \[0, 1, 2\]"):
+        moving()(make_group(modalities=modalities))
+
+
+def test_an_indivisible_size_is_an_error_that_says_what_to_do(make_group: GroupMaker) -> None:
+    with pytest.raises(BingoError, match=r"divisible by 4.*data\.roi"):
+        moving()(make_group(shape=(30, 32)))
