@@ -14,6 +14,7 @@ from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
 from bingo_pl.config import Config
 from bingo_pl.figures import draw_group
+from bingo_pl.history import History
 from bingo_pl.task import RegistrationTask
 
 PROVENANCE = "bingo_pl"
@@ -64,7 +65,7 @@ class TrainingProgress(Callback):
 
 
 class Provenance(Callback):
-    """Writes settings and data fingerprint into every checkpoint, as plain values."""
+    """Writes settings and data fingerprint into every checkpoint, as plain values, and the metrics up to it to disk."""
 
     def __init__(self, config: Config, data_fingerprint: str) -> None:
         self.provenance = {"config": settings.to_tree(config), "data": data_fingerprint}
@@ -73,6 +74,9 @@ class Provenance(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[PROVENANCE] = self.provenance
+        for logger in trainer.loggers:
+            if isinstance(logger, History):
+                logger.write()  # before the checkpoint, so that a resume from it finds every row
 
 
 class TestFigures(Callback):

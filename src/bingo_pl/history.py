@@ -49,7 +49,7 @@ class History(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file, at most every `SECONDS` (Lightning asks after every step)."""
+        """Write the file, at most every `SECONDS`: Lightning asks after every step, and the file grows."""
         if time.monotonic() - self.saved > SECONDS:
             self.write()
 
