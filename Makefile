@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DATASET ?= mscmr
 DATA_ROOT ?=
 ARGS ?=
+needs_checkpoint = $(if $(CKPT),,$(error name the checkpoint: CKPT=runs/<name>/checkpoints/last.ckpt))
 ROOT = $(if $(DATA_ROOT),data.root="$(DATA_ROOT)")
 
 .DEFAULT_GOAL := help
@@ -25,11 +26,11 @@ $(BIN)/.installed: constraints.txt setup.cfg pyproject.toml
 train: install ## Train on DATASET; without DATA_ROOT on its embedded phantom cohort
 	$(BIN)/bingo train $(DATASET) $(ROOT) $(ARGS)
 
-resume: install ## Go on from CKPT exactly where it stopped
-	$(BIN)/bingo resume "$(CKPT)" $(ARGS)
+resume: install ## Go on from CKPT, to the bit, from the last finished epoch
+	$(call needs_checkpoint)$(BIN)/bingo resume "$(CKPT)" $(ARGS)
 
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
-	$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
+	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto
