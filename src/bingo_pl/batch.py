@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,18 +58,7 @@ class GroupBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GroupBatch:
         """The same batch on another device (Lightning calls this)."""
-
-        def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=non_blocking)
-
-        return replace(
-            self,
-            images=move(self.images),
-            modalities=move(self.modalities),
-            masks=move(self.masks),
-            labels=move(self.labels),
-            truth=None if self.truth is None else move(self.truth),
-        )
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def select(self, members: Tensor) -> GroupBatch:
         """A sub-group (or reordering) of each group.
@@ -82,13 +71,17 @@ class GroupBatch:
             index = members.to(x.device).reshape(*members.shape, *[1] * (x.ndim - 2))
             return torch.take_along_dim(x, index, dim=1)
 
+        return self._map(take)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> GroupBatch:
+        """The batch with a function applied to each tensor."""
         return replace(
             self,
-            images=take(self.images),
-            modalities=take(self.modalities),
-            masks=take(self.masks),
-            labels=take(self.labels),
-            truth=None if self.truth is None else take(self.truth),
+            images=function(self.images),
+            modalities=function(self.modalities),
+            masks=function(self.masks),
+            labels=function(self.labels),
+            truth=None if self.truth is None else function(self.truth),
         )
 
 
