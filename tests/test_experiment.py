@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ def test_a_finished_run_goes_on_with_more_epochs(run: Path, folder: Path, consol
     shutil.copytree(run, longer)
     experiment.resume(longer / "checkpoints" / "last.ckpt", ["trainer.epochs=4"], False, console)
     assert pd.read_csv(longer / "metrics.csv")["val/gwi"].notna().sum() == 4
+
+
+def test_rare_validation_still_keeps_the_best_and_the_last(folder: Path, console: Console) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*could not find the monitored key.*")
+        run = experiment.train(settings(folder, "rare", "trainer.validate_every=2"), console)
+    epochs = {
+        name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")
+    }
+    assert epochs == {"best": 1, "last": 2}
 
 
 def test_evaluation_repeats_the_test(run: Path, console: Console) -> None:

@@ -226,7 +226,10 @@ def _fit(
         history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
     loggers = [history, *_wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
-    checkpoints = [_checkpoints(run, "best", monitor="val/gwi"), _checkpoints(run, "last", monitor=None)]
+    checkpoints = [
+        _checkpoints(run, "best", "val/gwi", config.trainer.validate_every),
+        _checkpoints(run, "last", None, 1),
+    ]
     callbacks = [*checkpoints, Provenance(config, data.fingerprint()), TrainingProgress(console)]
     trainer = _trainer(config, loggers, callbacks, run)
     parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
@@ -242,11 +245,12 @@ def _fit(
     return run
 
 
-def _checkpoints(run: Path, name: str, monitor: str | None) -> ModelCheckpoint:
+def _checkpoints(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
     return ModelCheckpoint(
         run / "checkpoints",
         filename=name,
         monitor=monitor,
+        every_n_epochs=epochs,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
