@@ -106,7 +106,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     _refuse_changes(old, config, FIXED_BY_NETWORK)
     data = build_data(config, console)
     task = build_task(config)
-    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    _load_weights(task, checkpoint)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
     _write_config(config, folder)
     _test(config, data, task, folder, console, loggers=[])
@@ -238,11 +238,14 @@ def _fit(
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return run
-    best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    task.load_state_dict(best["state_dict"])
+    _load_weights(task, run / "checkpoints" / "best.ckpt")
     _test(config, data, task, run, console, loggers)
     draw_curves(history.path, run / "figures" / "curves.png")
     return run
+
+
+def _load_weights(task: RegistrationTask, checkpoint: Path) -> None:
+    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
 
 
 def _checkpoints(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
