@@ -18,6 +18,7 @@ import platformdirs
 import pytorch_lightning as pl
 import torch
 from monai.data import CacheDataset
+from monai.transforms import Lambda
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
@@ -110,6 +111,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         cache = Path(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed").expanduser()
         below = self.root.parent if self.root.is_file() else self.root
         self.cache = GroupCache(cache, type(self).__name__, below, self.preprocessing)
+        self.groups: dict[Split, list[CachedGroup]] = {}
+        self._datasets: dict[Split, CacheDataset] = {}
         self._check_settings()
 
     @abstractmethod
@@ -141,39 +144,42 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         self.cache.prepare(cases, self.read_case, threads=max(1, self.workers))
 
     def setup(self, stage: str) -> None:
-        """Find the preprocessed groups of each split (Lightning calls this on every process)."""
-        groups = {split: [group for case in self.cases[split] for group in self.cache.groups(case)] for split in SPLITS}
-        if self.images_per_step is not None:
-            groups["train"] = self._large_enough(groups["train"], self.images_per_step)
+        """Find the preprocessed groups of each split and check that the stage has what it needs.
+
+        Lightning calls this on every process. Calling it again costs nothing; the loaders read the images.
+
+        Raises:
+            BingoError: a case is not preprocessed, or a split or a modality that is needed is empty.
+        """
+        if not self.groups:
+            self.groups = self._find_groups()
         if stage != "test":
             self._check_modalities()
         needed: list[Split] = ["test"] if stage == "test" else ["train", "test"]
         for split in needed:
-            if not groups[split]:
+            if not self.groups[split]:
                 raise BingoError(
                     f"{self.root}: the {split} split has no group. Give it subjects (data.splits, now "
                     f"{[*self.splits]}; a manifest's column split)"
                 )
-        if stage != "test" and not groups["val"]:
+        if stage != "test" and not self.groups["val"]:
             rank_zero_warn(
                 "the validation split is empty: the TRAINING groups under a fixed misalignment serve as validation, "
                 "so its figures do not show how the model generalises. Give it subjects (data.splits) if there are any"
             )
-            groups["val"] = groups["train"]
-        self.groups = groups
-        self._datasets = {split: _in_memory(groups[split]) for split in SPLITS}
+            self.groups["val"] = self.groups["train"]
 
     def train_dataloader(self) -> DataLoader[GroupBatch]:
         """Shuffled batches of groups with equal N, each group once an epoch."""
-        return self._loader(self._datasets["train"], self._sampler("train", self.seed, *_rank()))
+        return self._loader(self._dataset("train"), self._sampler("train", self.seed, *_rank()))
 
     def val_dataloader(self) -> DataLoader[GroupBatch]:
         """Batches of groups with equal N in a fixed order."""
-        return self._loader(self._datasets["val"], self._sampler("val", None))
+        return self._loader(self._dataset("val"), self._sampler("val", None))
 
     def test_dataloader(self) -> DataLoader[GroupBatch]:
         """Each group ``draws_per_test_group`` times, alone in its batch, named ``name#k``."""
-        dataset = Repeated(self._datasets["test"], len(self.groups["test"]), self.draws_per_test_group)
+        dataset = Repeated(self._dataset("test"), len(self.groups["test"]), self.draws_per_test_group)
         return self._loader(dataset, EqualSizeSampler([1] * len(dataset), 1, None))
 
     def on_after_batch_transfer(self, batch: GroupBatch, dataloader_idx: int) -> GroupBatch:
@@ -233,6 +239,20 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         """The error for a root without the expected files."""
         state = "holds no usable case" if self.root.exists() else "does not exist"
         return BingoError(f"data.root={self.root} {state}. {self.layout}")
+
+    def _find_groups(self) -> dict[Split, list[CachedGroup]]:
+        groups = {split: [group for case in self.cases[split] for group in self.cache.groups(case)] for split in SPLITS}
+        if self.images_per_step is not None:
+            groups["train"] = self._large_enough(groups["train"], self.images_per_step)
+        return groups
+
+    def _dataset(self, split: Split) -> CacheDataset:
+        """The groups of a split, read into memory when they are first asked for."""
+        if self.groups[split] is self.groups["train"]:  # they may stand in for validation
+            split = "train"
+        if split not in self._datasets:
+            self._datasets[split] = _in_memory(self.groups[split])
+        return self._datasets[split]
 
     def _misalign(self, batch: GroupBatch, draws: Sequence[torch.Generator]) -> GroupBatch:
         fields = [
@@ -300,7 +320,8 @@ def _in_memory(groups: list[CachedGroup]) -> CacheDataset:
     for group in groups:
         used += group.path.stat().st_size
         count += used <= MEMORY_BYTES
-    return CacheDataset(groups, load_group, cache_num=count, progress=False, copy_cache=False)
+    # MONAI keeps what its own transforms return; a bare function it would call each time
+    return CacheDataset(groups, Lambda(load_group), cache_num=count, progress=False, copy_cache=False)
 
 
 def _rank() -> tuple[int, int]:

@@ -63,7 +63,7 @@ class BratsDataModule(GroupDataModule):
             tio.Resample(settings.spacing_mm, copy=False),
             tio.CropOrPad(settings.roi, mask_name="brain", copy=False),
         ]
-        return [to_group(tio.Compose(steps, copy=False)(subject), case, settings)]
+        return [to_group(tio.Compose(steps, copy=False)(subject), case, settings, axes=range(3))]
 
 
 def _file(folder: Path, suffix: str) -> Path | None:

@@ -27,7 +27,7 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from data_modules.preprocess import Case, Preprocessing
 
-VERSION = 1
+VERSION = 2
 """Increase when preprocessing writes something else for the same input."""
 REPORTED = 10
 """How many bad cases one error lists."""
@@ -133,8 +133,15 @@ def save_group(batch: GroupBatch, path: Path) -> None:
     """Write a batch of one group without truth."""
     assert batch.groups == 1
     assert batch.truth is None
-    tensors = {"images": batch.images, "modalities": batch.modalities, "masks": batch.masks, "labels": batch.labels}
-    _write_atomically(path, lambda file: torch.save({**tensors, "name": batch.names[0]}, file))
+    content = {
+        "images": batch.images,
+        "modalities": batch.modalities,
+        "masks": batch.masks,
+        "labels": batch.labels,
+        "spacing": batch.spacing,
+        "name": batch.names[0],
+    }
+    _write_atomically(path, lambda file: torch.save(content, file))
 
 
 def load_group(group: CachedGroup) -> GroupBatch:
@@ -150,6 +157,7 @@ def load_group(group: CachedGroup) -> GroupBatch:
             modalities=content["modalities"],
             masks=content["masks"],
             labels=content["labels"],
+            spacing=content["spacing"],
             names=(content["name"],),
         )
     except (OSError, EOFError, RuntimeError, KeyError) as error:

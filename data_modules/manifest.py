@@ -64,8 +64,9 @@ class ManifestDataModule(GroupDataModule):
             )
         roi = list(settings.roi)
         spacing = [settings.spacing_mm] * 3
+        axes = [0, 1, 2]
         if dimension == 2:
-            axis = flat[-1]
+            axis = axes.pop(flat[-1])
             roi.insert(axis, 1)
             spacing[axis] = subject.spacing[axis]
         steps: list[tio.Transform] = []
@@ -73,7 +74,7 @@ class ManifestDataModule(GroupDataModule):
             steps = [tio.ToCanonical(copy=False)] if dimension == 3 else []
             steps += [tio.Resample(tuple(spacing), copy=False)]
         steps += [tio.CropOrPad(tuple(roi), copy=False)]
-        return [to_group(tio.Compose(steps, copy=False)(subject), case, settings)]
+        return [to_group(tio.Compose(steps, copy=False)(subject), case, settings, axes)]
 
     def _read_table(self, path: Path) -> pd.DataFrame:
         """The manifest's lines, all text, with known splits and modalities and no empty cell where one is needed."""

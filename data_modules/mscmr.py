@@ -154,6 +154,7 @@ class MscmrDataModule(GroupDataModule):
             labels=stack(
                 [unlabelled if x is None else _resample(x, grid, t) for x, t in zip(maps, transforms, strict=True)]
             ),
+            spacing=torch.full((1, 2), self.preprocessing.spacing_mm, dtype=torch.float32),
             names=(name,),
         )
 

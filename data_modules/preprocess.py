@@ -124,12 +124,17 @@ def read_subject(case: Case, settings: Preprocessing) -> tio.Subject:
     return tio.Subject(subject)
 
 
-def to_group(subject: tio.Subject, case: Case, settings: Preprocessing) -> GroupBatch:
+def to_group(subject: tio.Subject, case: Case, settings: Preprocessing, axes: Sequence[int]) -> GroupBatch:
     """Stack a subject of `read_subject`, already on the ROI's grid, to a batch of one group.
 
-    A singleton axis is dropped where the ROI is 2D.
+    Args:
+        subject: the images.
+        case: what they were read from.
+        settings: those that they were read with.
+        axes: the D array axes to keep; where the ROI is 2D, the third has one voxel and is dropped.
     """
     shape = settings.roi
+    spacing = subject["image0"].spacing
 
     def stack(tensors: Sequence[Tensor]) -> Tensor:
         return torch.stack([tensor.reshape(1, *shape) for tensor in tensors])[None].contiguous()
@@ -143,6 +148,7 @@ def to_group(subject: tio.Subject, case: Case, settings: Preprocessing) -> Group
         labels=stack(
             [unlabelled if m.label is None else subject[f"labels:{m.label}"].data for m in case.members]
         ).short(),
+        spacing=torch.tensor([[spacing[axis] for axis in axes]], dtype=torch.float32),
         names=(case.name,),
     )
 

@@ -38,6 +38,7 @@ def make_group() -> GroupMaker:
             modalities=torch.tensor(modalities).expand(groups, -1),
             masks=torch.ones(anatomy.shape, dtype=torch.bool),
             labels=(anatomy > 0.5).to(torch.int16),
+            spacing=torch.ones(groups, len(shape)),
             names=tuple(f"group{group}" for group in range(groups)),
         )
         draws = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +18,14 @@ from torch import Tensor
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.seeding import generator
+from data_modules import base
 from data_modules.base import GroupDataModule, Split
+from data_modules.cache import CachedGroup, load_group
 from data_modules.preprocess import Case, Member
 from data_modules.sampling import EqualSizeSampler
 
 SHAPE = (12, 10)
+SPACING = torch.tensor([[1.5, 0.5]])
 
 
 class ToyDataModule(GroupDataModule):
@@ -44,7 +48,7 @@ class ToyDataModule(GroupDataModule):
             raise BingoError(f"{case.name} is bad")
         images = torch.rand(1, int(text), 1, *SHAPE, generator=generator(case.name))
         modalities = torch.arange(int(text))[None] % 2
-        return [GroupBatch(images, modalities, images > 0, (images * 3).short(), (case.name,))]
+        return [GroupBatch(images, modalities, images > 0, (images * 3).short(), SPACING, (case.name,))]
 
 
 def make(root: Path, **changes: Any) -> ToyDataModule:
@@ -147,6 +151,7 @@ def test_what_is_cached_is_what_was_read(root: Path) -> None:
         assert torch.equal(batch.modalities, expected.modalities)
         assert torch.equal(batch.labels, expected.labels)
         assert torch.equal(batch.masks, expected.masks)
+        assert torch.equal(batch.spacing, expected.spacing)
 
 
 def test_all_bad_cases_are_reported_at_once(root: Path) -> None:
@@ -207,6 +212,7 @@ def alone(batch: GroupBatch, b: int) -> GroupBatch:
         modalities=batch.modalities[one],
         masks=batch.masks[one],
         labels=batch.labels[one],
+        spacing=batch.spacing[one],
         names=(batch.names[b],),
     )
 
@@ -219,6 +225,7 @@ def truth(batch: GroupBatch) -> Tensor:
 def test_misalignment_depends_on_the_group_and_not_on_its_batch(root: Path) -> None:
     data = prepared(root)
     batch = next(iter(data.train_dataloader()))
+    assert torch.equal(batch.spacing, SPACING.expand(batch.groups, -1))
     for draw in (lambda x: data.misalign_for_training(x, 3), lambda x: data.misalign_for_evaluation(x, "val")):
         together = draw(batch)
         for b in range(batch.groups):
@@ -266,8 +273,30 @@ def test_groups_too_small_for_partial_learning_are_left_out_by_name(root: Path) 
 def test_an_empty_validation_split_is_replaced_and_said(root: Path) -> None:
     with pytest.warns(UserWarning, match="TRAINING groups"):
         data = prepared(root, "fit", splits=[4, 0, 1])
+    with warnings.catch_warnings(action="error"):  # said once
+        data.setup("fit")
     names: Sequence[str] = [name for batch in data.val_dataloader() for name in batch.names]
     assert sorted(names) == sorted(case.name for case in data.cases["train"])
+
+
+def test_images_are_read_once_however_often_they_are_set_up_and_used(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line checks the data before Lightning trains and tests; here training groups validate, too."""
+    loaded: Counter[str] = Counter()
+
+    def load(group: CachedGroup) -> GroupBatch:
+        loaded[group.name] += 1
+        return load_group(group)
+
+    monkeypatch.setattr(base, "load_group", load)
+    with pytest.warns(UserWarning, match="TRAINING groups"):
+        data = prepared(root, "fit", splits=[4, 0, 1])
+    for stage in ("fit", "test"):
+        data.setup(stage)
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            assert len(list(loader)) == len(loader)
+    assert loaded == {case.name: 1 for cases in data.cases.values() for case in cases}
 
 
 def test_splits_do_not_depend_on_the_seed_and_do_not_overlap(root: Path) -> None:

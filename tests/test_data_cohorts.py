@@ -88,6 +88,7 @@ def test_brats_crops_around_the_brain_and_scales_its_intensities(brats: Path) ->
 def test_brats_resamples_to_the_spacing(brats: Path) -> None:
     (group,) = read(make("brats", brats, spacing_mm=2.0, roi=[8, 8, 8]))
     assert (group.labels == 2).sum(dim=(2, 3, 4, 5)).tolist() == [[8, 8]]  # 4x4x4 at 1 mm, aligned to even voxels
+    assert group.spacing.tolist() == [[2, 2, 2]]
 
 
 def test_brats_is_brought_to_one_orientation(brats: Path) -> None:
@@ -160,6 +161,19 @@ def test_manifest_resamples_2d_in_plane(pair: Path) -> None:
     (group,) = read(make("manifest", pair, roi=[10, 8], spacing_mm=2.0))
     (whole,) = read(make("manifest", pair, roi=[20, 16], spacing_mm=1.0))
     torch.testing.assert_close(group.images[0], torch.nn.functional.avg_pool2d(whole.images[0, :, 0], 2)[:, None])
+
+
+def test_manifest_says_how_large_its_voxels_are(tmp_path: Path) -> None:
+    """The slice is flat along its second axis, and at an angle to the patient."""
+    angle = np.eye(4)
+    angle[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    for i in range(2):
+        data = np.random.default_rng(i).uniform(0, 9, (20, 1, 16)).astype(np.float32)
+        save(tmp_path / f"{i}.nii", data, angle @ np.diag([0.5, 7, 1.5, 1]))
+    manifest(tmp_path, ["train,g,s,t1,0.nii,", "train,g,s,t2,1.nii,"])
+    for spacing, expected in ((0, [0.5, 1.5]), (2.0, [2, 2])):
+        (group,) = read(make("manifest", tmp_path, roi=[20, 16], spacing_mm=spacing))
+        torch.testing.assert_close(group.spacing, torch.tensor([expected], dtype=torch.float32))
 
 
 def test_manifest_puts_a_group_on_the_grid_of_its_first_image(tmp_path: Path) -> None:
@@ -275,6 +289,7 @@ def test_mscmr_matches_positions_where_all_labels_show(tmp_path: Path) -> None:
     groups = read(make("mscmr", write_patient(tmp_path, (0, 0)), **CARDIAC))
     assert [group.names[0] for group in groups] == ["patient1_s00", "patient1_s01"]
     assert groups[0].images.shape == (1, 2, 1, 48, 48)
+    assert groups[0].spacing.tolist() == [[1, 1]]
     assert groups[0].labels.unique().tolist() == [0, 200, 500, 600]
 
 

@@ -29,6 +29,7 @@ def registered(
         modalities=torch.arange(size)[None] % 2,
         masks=(labels > 0).expand(whole),
         labels=labels.expand(whole) if labelled else torch.full(whole, UNLABELLED, dtype=torch.int16),
+        spacing=torch.ones(1, len(shape)),
         names=(name,),
     )
     truth = draw_displacements(size, shape, [10.0], 0.3, torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ Legend, valid in every file of the project:
 
 A *displacement* is a pull-back in voxels of its own grid, in array-axis order, shape (K, D, *S):
 ``warped(p) = image(p + displacement(p))``. Affine maps, free-form deformations and stationary
-velocities are all turned into one before anything is warped. Names that end in ``_mm`` are in
-millimetres; everything else is in voxels.
+velocities are all turned into one before anything is warped. Names that end in ``_mm``
+are in millimetres, ``spacing`` is in millimetres per voxel; everything else is in voxels.
 """
 
 from importlib.metadata import version

@@ -27,6 +27,8 @@ class GroupBatch:
     """(B, N, 1, *S) bool, the foreground of each image."""
     labels: Tensor
     """(B, N, 1, *S) int16 label ids, 0 background; `UNLABELLED` throughout an image without a label map."""
+    spacing: Tensor
+    """(B, D) float32, millimetres per voxel of each group's grid along each axis."""
     names: tuple[str, ...]
     """(B,) a name for each group."""
     truth: Tensor | None = None
@@ -39,6 +41,8 @@ class GroupBatch:
         assert self.masks.shape == self.labels.shape == self.images.shape, (
             "masks and labels must have the images' shape"
         )
+        assert self.spacing.shape == (b, len(shape)), f"spacing must be (B, D), got {tuple(self.spacing.shape)}"
+        assert self.spacing.dtype == torch.float32, f"spacing must be float32, got {self.spacing.dtype}"
         assert len(self.names) == b, f"{b} groups, {len(self.names)} names"
         assert self.truth is None or self.truth.shape == (b, n, len(shape), *shape), "truth must be (B, N, D, *S)"
 
@@ -58,7 +62,11 @@ class GroupBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GroupBatch:
         """The same batch on another device (Lightning calls this)."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=non_blocking)
+
+        return replace(self._map_images(move), spacing=move(self.spacing))
 
     def select(self, members: Tensor) -> GroupBatch:
         """A sub-group (or reordering) of each group.
@@ -71,10 +79,10 @@ class GroupBatch:
             index = members.to(x.device).reshape(*members.shape, *[1] * (x.ndim - 2))
             return torch.take_along_dim(x, index, dim=1)
 
-        return self._map(take)
+        return self._map_images(take)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> GroupBatch:
-        """The batch with a function applied to each tensor."""
+    def _map_images(self, function: Callable[[Tensor], Tensor]) -> GroupBatch:
+        """The batch with a function applied to each tensor (B, N, ...) that holds something for each image."""
         return replace(
             self,
             images=function(self.images),
@@ -93,6 +101,7 @@ def collate(batches: Sequence[GroupBatch]) -> GroupBatch:
         modalities=torch.cat([batch.modalities for batch in batches]),
         masks=torch.cat([batch.masks for batch in batches]),
         labels=torch.cat([batch.labels for batch in batches]),
+        spacing=torch.cat([batch.spacing for batch in batches]),
         names=tuple(name for batch in batches for name in batch.names),
         truth=None if any(truth is None for truth in truths) else torch.cat([t for t in truths if t is not None]),
     )

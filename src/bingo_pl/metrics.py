@@ -1,14 +1,22 @@
-"""How well a group is registered: Dice, groupwise warping index, folding."""
+"""How well a group is registered: overlap, surface distances, warping index, folding, volume change."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, jacobian_determinant, warp_labels
+
+MAX_SURFACE_PAIRS = 120
+"""Pairs of images of one group whose surfaces are compared: all of up to 16 images."""
+SMALLEST_DETERMINANT = 1e-9
+"""Below it, where space collapses or folds, the logarithm of a Jacobian determinant is taken of this value."""
 
 
 def warping_residual(displacement: Tensor, truth: Tensor) -> Tensor:
@@ -73,7 +81,7 @@ def dice(labels: Tensor, label_ids: Sequence[int]) -> Tensor:
 
 def _group_dice(labels: Tensor, label_ids: Sequence[int]) -> Tensor:
     """Dice of one group (N, voxels). All pairs come from one matrix product a class, so large groups are cheap."""
-    labels = labels[(labels != UNLABELLED).any(1)]
+    labels = _labelled(labels)
     first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     overlaps = []
     for label in label_ids:
@@ -83,14 +91,82 @@ def _group_dice(labels: Tensor, label_ids: Sequence[int]) -> Tensor:
     return torch.stack(overlaps).nanmean(0).nanmean()
 
 
+def surface_distances(labels: Tensor, label_ids: Sequence[int], spacing: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances in mm between the labels' surfaces by MONAI, averaged like `dice` over classes, then pairs.
+
+    A class counts where both images of a pair show it: its distance to nothing is infinite. Groups of more pairs than
+    `MAX_SURFACE_PAIRS` are judged by as many drawn at random; the draw depends on N alone, so all methods meet it.
+
+    Args:
+        labels: (B, N, 1, *S) integer, `UNLABELLED` throughout an image without labels.
+        label_ids: the foreground classes.
+        spacing: (B, D) mm per voxel.
+
+    Returns:
+        The 95th percentile of the Hausdorff distance (the larger of both directions) and the average symmetric surface
+        distance, (B,) each; NaN for a group without a pair that shares a class.
+    """
+    distances = [
+        _group_surface_distances(group[:, 0].cpu(), label_ids, sizes.tolist())
+        for group, sizes in zip(labels, spacing, strict=True)
+    ]
+    hd95, assd = torch.stack(distances).to(labels.device).unbind(1)
+    return hd95, assd
+
+
+def _group_surface_distances(labels: Tensor, label_ids: Sequence[int], spacing: Sequence[float]) -> Tensor:
+    """HD95 and ASSD (2,) of one group (N, *S)."""
+    labels = _labelled(labels)
+    pairs = torch.combinations(torch.arange(len(labels)))
+    drawn = torch.randperm(len(pairs), generator=generator("surface pairs", len(labels)))[:MAX_SURFACE_PAIRS]
+    distances = [_pair_surface_distances(labels[i], labels[j], label_ids, spacing) for i, j in pairs[drawn].tolist()]
+    return torch.stack([*distances, torch.full((2,), torch.nan)]).nanmean(0)
+
+
+def _pair_surface_distances(
+    first: Tensor, second: Tensor, label_ids: Sequence[int], spacing: Sequence[float]
+) -> Tensor:
+    """HD95 and ASSD (2,) of two label maps (*S), mean over the classes in both."""
+    shared = [label for label in label_ids if (first == label).any() and (second == label).any()]
+    if not shared:
+        return torch.full((2,), torch.nan)
+    a, b = (torch.stack([image == label for label in shared])[None] for image in (first, second))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)  # MONAI warns of its own call
+        hd95 = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
+        assd = compute_average_surface_distance(a, b, include_background=True, symmetric=True, spacing=spacing)
+    return torch.stack([hd95.mean(), assd.mean()])
+
+
+def _labelled(labels: Tensor) -> Tensor:
+    """Those of a group's images (N, ...) that have a label map."""
+    return labels[(labels != UNLABELLED).flatten(1).any(1)]
+
+
 def folding_percent(displacement: Tensor) -> Tensor:
     """Percentage of voxels in each group (B, N, D, *S) whose Jacobian determinant is not positive: (B,)."""
     determinant = jacobian_determinant(displacement.flatten(0, 1)).unflatten(0, displacement.shape[:2])
     return 100 * (determinant <= 0).flatten(1).float().mean(1)
 
 
+def sdlogj(displacement: Tensor) -> Tensor:
+    """Unevenness of the volume change: standard deviation of log det J over an image's voxels, averaged over images.
+
+    This is the textbook quantity, 0 for an affine map. Learn2Reg's own variant, of log(det J + 3), comes with its data.
+
+    Args:
+        displacement: (B, N, D, *S).
+
+    Returns:
+        (B,).
+    """
+    determinant = jacobian_determinant(displacement.flatten(0, 1)).clamp(min=SMALLEST_DETERMINANT)
+    deviation = determinant.log().flatten(1).std(1, correction=0)
+    return deviation.unflatten(0, displacement.shape[:2]).mean(1)
+
+
 def evaluate(batch: GroupBatch, displacement: Tensor, label_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Every metric of a batch, (B,) each: ``dice``, ``gwi`` (NaN without truth) and ``folding_percent``."""
+    """What each validation can afford, (B,) each: ``dice``, ``gwi`` (NaN without truth) and ``folding_percent``."""
     unknown = displacement.new_full((batch.groups,), torch.nan)
     return {
         "dice": dice(warp_group_labels(batch.labels, displacement), label_ids),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,11 @@ from torchmetrics import MeanMetric
 from bingo_pl import metrics, seeding
 from bingo_pl.batch import GroupBatch
 from bingo_pl.registrar import Registrar, Registration
+from bingo_pl.scoring import score_group
 from bingo_pl.tables import GroupScores
+
+SMALLEST_RESIDUAL = 1e-2
+"""In voxels; below it the slope of the truth term falls to zero."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class RegistrationTask(pl.LightningModule):
 
     Args:
         registrar: the method.
-        weights: weight of each term of the registrar's loss, and of ``truth``: the squared gWI residual against the
-            misalignment that was synthesised (voxels^2), which no image shows. A weight of 0 leaves it out.
+        weights: weight of each term of the registrar's loss, and of ``truth``: the gWI (voxels) against the
+            misalignment that was synthesised, which no image shows. A weight of 0 leaves it out.
         optimisation: the optimiser's settings.
         label_ids: foreground classes of the Dice overlap.
         seed: of the noise in training.
@@ -115,37 +118,13 @@ class RegistrationTask(pl.LightningModule):
 
 
 def truth_loss(batch: GroupBatch, result: Registration) -> Tensor:
-    """Mean squared residual over the registered foreground, in voxels^2; its root is near the gWI.
+    """The gWI, in voxels: RMS residual over the registered foreground of an image, averaged over images and groups.
 
-    The map that a group has in common is left to the method, since nothing in the images tells it.
+    Not its square, by which the groups that are misaligned most would count most. The map that a group has in common
+    is left to the method, since nothing in the images tells it.
     """
     assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
     residual = metrics.warping_residual(result.displacement, batch.truth)
     masks = metrics.warp_group_labels(batch.masks, result.displacement.detach())
-    return metrics.squared_length_over(residual, masks).mean()
-
-
-def score_group(registrar: Registrar, batch: GroupBatch, label_ids: Sequence[int]) -> GroupScores:
-    """Register one group (B = 1) and measure it. The time is that of the registration alone."""
-    start = _now(batch)
-    result = registrar(batch)
-    seconds = _now(batch) - start
-    before = metrics.evaluate(batch, torch.zeros_like(result.displacement), label_ids)
-    after = metrics.evaluate(batch, result.displacement, label_ids)
-    return GroupScores(
-        group=batch.names[0],
-        size=batch.size,
-        dice_before=before["dice"].item(),
-        dice_after=after["dice"].item(),
-        gwi_before=before["gwi"].item(),
-        gwi_after=after["gwi"].item(),
-        folding_percent=after["folding_percent"].item(),
-        seconds=seconds,
-    )
-
-
-def _now(batch: GroupBatch) -> float:
-    """The clock, once the device has done what it was asked to."""
-    if batch.images.is_cuda:
-        torch.cuda.synchronize(batch.images.device)
-    return time.perf_counter()
+    squares = metrics.squared_length_over(residual, masks)
+    return (squares + SMALLEST_RESIDUAL**2).sqrt().mean()
