@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.registrar import Registrar, Registration
 from bingo_pl.regularity import bending_energy
 from bingo_pl.similarity import ape, cte, em_posterior, sample_voxels, x_coreg
-from bingo_pl.spatial import integrate, resize, resize_displacement, warp
+from bingo_pl.spatial import compose, integrate, resize, resize_displacement, warp
 
 
 def _x_coreg(images: Tensor, mask: Tensor) -> Tensor:
@@ -93,34 +94,58 @@ class SimilarityRegistrar(Registrar):
         return self.similarity(*sample_voxels(registered, overlap, share, generator))
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Adam on the velocities of groups that do not see each other."""
+
+    stiffness: float
+    """alpha, the weight of N times the velocities' bending energy in full-resolution voxels."""
+    learning_rate: float
+    """In voxels of the velocities' grid."""
+    steps: int
+
+    def minimise(
+        self, similarity: Callable[[Tensor], Tensor], start: Tensor, squarings: int, stride: int = 1
+    ) -> Tensor:
+        """The velocities (B, N, D, *S), of zero mean over each group and without gradient.
+
+        Args:
+            similarity: of the displacements exp(v) (B, N, D, *S), to be minimised: (B,).
+            start: velocities (B, N, D, *S) in voxels of their grid.
+            squarings: steps of scaling and squaring.
+            stride: of the grid, in full-resolution voxels.
+        """
+        groups, size, _, *shape = start.shape
+        # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
+        stiffness = self.stiffness / stride**2
+        velocity = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([velocity], lr=self.learning_rate, eps=SMALLEST_SLOPE)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            centred = _without_mean(velocity)
+            bending = size * bending_energy(centred.flatten(0, 1))
+            energy = similarity(_integrate(centred, squarings)).sum() + groups * stiffness * bending
+            # Sums over groups, which do not see each other, and voxels, so that slopes do not depend on their number.
+            (math.prod(shape) * energy).backward()
+            optimizer.step()
+        return _without_mean(velocity.detach())
+
+
 class Iterative(SimilarityRegistrar):
-    """Minimises the similarity of each group anew by Adam, from coarse to fine images. It has nothing to train.
+    """Minimises the similarity of each group anew, from coarse to fine images. It has nothing to train.
 
     Args:
         similarity: a name in `SIMILARITIES`.
-        stiffness: alpha, the weight of N times the velocities' bending energy in full-resolution voxels. The published
-            one is not known: choose it on validation groups.
-        learning_rate: Adam's, in voxels of the level.
+        descent: at each level. The published stiffness is not known: choose it on validation groups.
         levels: of the image pyramid; each halves the resolution. A level starts from the resized velocities of the one
             before.
-        steps: at each level.
         squarings: steps of scaling and squaring.
     """
 
-    def __init__(
-        self,
-        similarity: str,
-        stiffness: float = 10.0,
-        learning_rate: float = 0.1,
-        levels: int = 3,
-        steps: int = 50,
-        squarings: int = 7,
-    ) -> None:
+    def __init__(self, similarity: str, descent: Descent, levels: int = 3, squarings: int = 7) -> None:
         super().__init__(similarity, squarings)
-        self.stiffness = stiffness
-        self.learning_rate = learning_rate
+        self.descent = descent
         self.levels = levels
-        self.steps = steps
 
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
         """Optimise. See `Registrar.forward`; None draws the same voxels every time.
@@ -131,7 +156,7 @@ class Iterative(SimilarityRegistrar):
         if min(batch.shape) / 2 ** (self.levels - 1) < SMALLEST_LEVEL:
             raise BingoError(
                 f"images of {tuple(batch.shape)} voxels are too small for {self.levels} pyramid levels: the coarsest "
-                f"would have fewer than {SMALLEST_LEVEL} voxels along an axis. Use fewer levels."
+                f"would have fewer than {SMALLEST_LEVEL} voxels along an axis. Use fewer levels (iterative.levels)."
             )
         if generator is None:
             generator = seeding.generator("voxels", device=batch.images.device)
@@ -146,28 +171,54 @@ class Iterative(SimilarityRegistrar):
         coarsest = pyramid[-1][0].shape[3:]
         velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
         for level in reversed(range(self.levels)):
-            level_images, level_masks = pyramid[level]
-            start = resize_displacement(velocity.flatten(0, 1), level_images.shape[3:]).unflatten(0, images.shape[:2])
-            velocity = self._descend(level_images, level_masks, start, 2**level, generator)
+            shape, stride = pyramid[level][0].shape[3:], 2**level
+            share = min(VOXEL_SHARE[len(shape)] * stride ** len(shape), 1.0)  # as many voxels at every level
+            similarity = functools.partial(self.measure, *pyramid[level], share=share, generator=generator)
+            start = resize_displacement(velocity.flatten(0, 1), shape).unflatten(0, images.shape[:2])
+            velocity = self.descent.minimise(similarity, start, self.squarings, stride)
         return velocity
 
-    def _descend(self, images: Tensor, masks: Tensor, start: Tensor, stride: int, generator: torch.Generator) -> Tensor:
-        """Adam at one level, in its own voxels."""
-        groups, size, dims, *shape = start.shape
-        share = min(VOXEL_SHARE[dims] * stride**dims, 1.0)  # equally many voxels at every level, if it has them
-        # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
-        stiffness = self.stiffness / stride**2
-        velocity = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([velocity], lr=self.learning_rate, eps=SMALLEST_SLOPE)
-        for _ in range(self.steps):
-            optimizer.zero_grad()
-            centred = _without_mean(velocity)
-            similarity = self.measure(images, masks, _integrate(centred, self.squarings), share, generator)
-            bending = size * bending_energy(centred.flatten(0, 1))
-            # Sums over groups, which do not see each other, and voxels, so that slopes do not depend on their number.
-            (math.prod(shape) * (similarity.sum() + groups * stiffness * bending)).backward()
-            optimizer.step()
-        return _without_mean(velocity.detach())
+
+class Refined(SimilarityRegistrar):
+    """Improves what a trained method gives for each group anew: phi = phi_start o exp(w), w of least dissimilarity.
+
+    The weights of the method stay as they are. A composition keeps the map a diffeomorphism and knows its inverse.
+
+    Args:
+        start: the trained method.
+        similarity: a name in `SIMILARITIES`.
+        descent: from w = 0, at full resolution.
+        squarings: steps of scaling and squaring of w, which is small.
+    """
+
+    def __init__(self, start: Registrar, similarity: str, descent: Descent, squarings: int = 4) -> None:
+        super().__init__(similarity, squarings)
+        self.start = start
+        self.descent = descent
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+        """Register, then optimise; the velocity of the result is w. See `Registrar.forward`."""
+        with torch.no_grad():
+            start = self.start(batch)
+        if generator is None:
+            generator = seeding.generator("voxels", device=batch.images.device)
+        with torch.inference_mode(False), torch.enable_grad():
+            images, masks, displacement = batch.images.clone(), batch.masks.clone(), start.displacement.clone()
+            share = VOXEL_SHARE[len(batch.shape)]
+
+            def similarity(correction: Tensor) -> Tensor:
+                return self.measure(images, masks, _compose(displacement, correction), share, generator)
+
+            velocity = self.descent.minimise(similarity, torch.zeros_like(displacement), self.squarings)
+        return VelocityRegistration(
+            displacement=_compose(start.displacement, _integrate(velocity, self.squarings)),
+            inverse=_compose(_integrate(-velocity, self.squarings), start.inverse),
+            velocity=velocity,
+        )
+
+    def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
+        """What the trained method saw in the groups as they are registered now."""
+        return self.start.explain(batch, result)
 
 
 class Amortised(SimilarityRegistrar):
@@ -228,6 +279,11 @@ def _pyramid(images: Tensor, masks: Tensor, levels: int) -> list[tuple[Tensor, T
 def _integrate(velocity: Tensor, squarings: int) -> Tensor:
     """`integrate` for groups (B, N, D, *S)."""
     return integrate(velocity.flatten(0, 1), squarings).unflatten(0, velocity.shape[:2])
+
+
+def _compose(first: Tensor, second: Tensor) -> Tensor:
+    """`compose` for groups (B, N, D, *S)."""
+    return compose(first.flatten(0, 1), second.flatten(0, 1)).unflatten(0, first.shape[:2])
 
 
 def _without_mean(velocity: Tensor) -> Tensor:

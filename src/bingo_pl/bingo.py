@@ -37,7 +37,8 @@ class Bingo(Registrar):
         modalities: number of modalities, each with its own normalisation.
         channels: width of each scale, finest (stride 1) first; a scale has half the resolution of the one before.
             Half of the channels are means of the structure's experts, half their variances.
-        velocity_scales: the scales that have a velocity, coarsest first.
+        velocity_scales: the scales that have a velocity, coarsest first. A scale that is named again looks once more,
+            at what is common to images that the velocities before have brought nearer.
         head_depth: convolutions of each velocity head before its last.
         squarings: steps of scaling and squaring.
         smoothness: precision of the velocity prior.
@@ -206,11 +207,11 @@ class Bingo(Registrar):
 def _check_architecture(channels: Sequence[int], velocity_scales: Sequence[int]) -> None:
     if not channels or any(width < 2 or width % 2 for width in channels):
         raise BingoError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
-    falling = all(a > b for a, b in itertools.pairwise(velocity_scales))
+    falling = all(a >= b for a, b in itertools.pairwise(velocity_scales))
     if not velocity_scales or not falling or not 0 <= velocity_scales[-1] <= velocity_scales[0] < len(channels):
         raise BingoError(
-            f"model.velocity_scales={[*velocity_scales]}: wanted falling numbers from {len(channels) - 1} (the "
-            "coarsest of model.channels) to 0"
+            f"model.velocity_scales={[*velocity_scales]}: wanted numbers that do not rise, from "
+            f"{len(channels) - 1} (the coarsest of model.channels) to 0"
         )
 
 

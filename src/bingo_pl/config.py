@@ -63,7 +63,7 @@ class ModelConfig:
     channels: list[int] = field(default_factory=lambda: [16, 32, 64, 128, 256])
     """Width of each scale, full resolution first."""
     velocity_scales: list[int] = field(default_factory=lambda: [4, 2, 0])
-    """Scales with a velocity, coarsest first; scale s has stride 2**s."""
+    """Scales with a velocity, coarsest first; scale s has stride 2**s. One named again has a further velocity."""
     head_depth: int = 4
     """Convolutions of a velocity head before its last."""
     squarings: int = 7
@@ -88,8 +88,38 @@ class WeightConfig:
     """Prior of the velocities."""
     kl_structure: float = 300.0
     """Intrinsic dissimilarity, Eq. (6)."""
+    similarity: float = 1.0
+    """APE, CTE or X-CoReg of the registered images, of the methods that minimise one."""
+    bending: float = 10.0
+    """Bending energy of their velocities; alpha in the paper, where its value is not given."""
     truth: float = 0.0
-    """Squared gWI residual against the known synthetic misalignment, voxels^2. 0: unsupervised, as in the paper."""
+    """gWI, in voxels, against the known synthetic misalignment. 0: unsupervised, as in the paper."""
+
+
+@dataclass
+class IterativeConfig:
+    """How a similarity is minimised for each group anew; see `bingo_pl.baselines.Iterative`."""
+
+    learning_rate: float = 0.1
+    """Adam's, in voxels of the level."""
+    levels: int = 3
+    """Of the image pyramid."""
+    steps: int = 50
+    """At each level."""
+
+
+@dataclass
+class RefineConfig:
+    """How a trained method's result is improved for each group anew; see `bingo_pl.baselines.Refined`."""
+
+    steps: int = 0
+    """Of the optimisation. 0: none."""
+    similarity: str = "ape"
+    """ape, cte or x_coreg."""
+    bending: float = 10.0
+    """Weight of the correction's bending energy."""
+    learning_rate: float = 0.1
+    """Adam's, in voxels."""
 
 
 @dataclass
@@ -143,11 +173,35 @@ class Config:
     """Where runs are written."""
     seed: int = 0
     """The source of all randomness."""
+    method: str = "bingo"
+    """What registers: a name in `bingo_pl.methods.METHODS`."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+    iterative: IterativeConfig = field(default_factory=IterativeConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+
+@dataclass
+class RowConfig:
+    """A method of a comparison."""
+
+    settings: list[str] = field(default_factory=list)
+    """``key=value`` that differ from the experiment's, or from those of the row it starts from."""
+    start: str = ""
+    """The row whose training it uses. Empty: its own."""
+
+
+@dataclass
+class TableConfig:
+    """A comparison of methods on the test groups of an experiment."""
+
+    experiment: str = ""
+    """A name from `experiments()` or a path."""
+    methods: dict[str, RowConfig] = field(default_factory=dict)
+    """The rows, in order."""
 
 
 Tree = dict[str, Any]
@@ -173,6 +227,14 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Config:
     return _merge(Config(), *layers, _parse_overrides(overrides))
 
 
+def load_table(name: str) -> TableConfig:
+    """The methods to compare on the experiment ``name``: those of the table of this name, else of ``default``."""
+    own = _folder() / "tables" / f"{name}.yaml"
+    source = own if own.is_file() else _folder() / "tables" / "default.yaml"
+    tree = {"experiment": name, **yaml.safe_load(source.read_text())}
+    return cast(TableConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), tree)))
+
+
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """The settings with some replaced."""
     return _merge(config, _parse_overrides(overrides))
@@ -181,6 +243,11 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 def from_tree(tree: Tree) -> Config:
     """The settings that `to_tree` wrote, e.g. into a checkpoint."""
     return _merge(Config(), OmegaConf.create(tree))
+
+
+def from_yaml(text: str) -> Config:
+    """The settings that `to_yaml` wrote."""
+    return from_tree(yaml.safe_load(text))
 
 
 def to_tree(config: Config) -> Tree:

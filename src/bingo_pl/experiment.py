@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
+from bingo_pl import methods
 from bingo_pl.atomic import replacing
-from bingo_pl.bingo import Bingo
 from bingo_pl.callbacks import PROVENANCE, Provenance, TestFigures, TrainingProgress
 from bingo_pl.config import Config
 from bingo_pl.curves import draw_curves
@@ -34,7 +34,7 @@ from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantom import ensure_cohort
 
-FIXED_BY_NETWORK = ("model.", "data.modalities")
+FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
 FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", "trainer.appearance_rate")
 """Settings that a checkpoint has stored in its own way, so that changing them would do nothing."""
 RUN_FOLDER = "BINGO_RUN_FOLDER"
@@ -45,7 +45,7 @@ WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 def train(config: Config, console: Console) -> Path:
-    """Train, test the best checkpoint, write tables and figures.
+    """Train, test the best checkpoint, write tables and figures. A method with nothing to train is only tested.
 
     Returns:
         The run's folder.
@@ -60,8 +60,14 @@ def train(config: Config, console: Console) -> Path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
     data = build_data(config, console)
-    data.setup("fit")
+    learns = methods.trainable(task.registrar)
+    data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
+    if not learns:
+        console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
+        _write_config(config, run)
+        _test(config, data, task, run, console, _wandb_loggers(config, run))
+        return run
     return _fit(config, data, task, run, console, checkpoint=None)
 
 
@@ -106,7 +112,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     _refuse_changes(old, config, FIXED_BY_NETWORK)
     data = build_data(config, console)
     task = build_task(config)
-    _load_weights(task, checkpoint)
+    load_weights(task, checkpoint)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
     _write_config(config, folder)
     _test(config, data, task, folder, console, loggers=[])
@@ -155,14 +161,10 @@ def build_data(config: Config, console: Console) -> GroupDataModule:
 def build_task(config: Config) -> RegistrationTask:
     """The network with its seeded first weights, and how it is trained."""
     pl.seed_everything(config.seed, verbose=False)
-    registrar = Bingo(
-        dims=len(config.data.roi), modalities=len(config.data.modalities), **dataclasses.asdict(config.model)
-    )
     trainer = config.trainer
     rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
-    registrar.check_shape(config.data.roi)
     return RegistrationTask(
-        registrar,
+        methods.build(config),
         weights=dataclasses.asdict(config.weights),
         optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
         label_ids=config.data.label_ids,
@@ -238,14 +240,26 @@ def _fit(
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return run
-    _load_weights(task, run / "checkpoints" / "best.ckpt")
+    load_weights(task, run / "checkpoints" / "best.ckpt")
     _test(config, data, task, run, console, loggers)
     draw_curves(history.path, run / "figures" / "curves.png")
     return run
 
 
-def _load_weights(task: RegistrationTask, checkpoint: Path) -> None:
-    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+def load_weights(task: RegistrationTask, checkpoint: Path) -> None:
+    """Fill a task with the weights of a checkpoint of the same network.
+
+    Raises:
+        BingoError: not a checkpoint of this project, or of another network.
+    """
+    read_provenance(checkpoint)  # the file is one of ours
+    try:
+        task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except RuntimeError as error:
+        raise BingoError(
+            f"{checkpoint} holds the weights of another network than these settings describe. "
+            "Give the settings it was trained with (config.yaml in its run's folder)"
+        ) from error
 
 
 def _checkpoints(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
@@ -267,6 +281,7 @@ def _test(
     console: Console,
     loggers: list[Logger],
 ) -> None:
+    task.registrar = methods.refined(task.registrar, config)
     figures = TestFigures(config, folder / "figures")
     one_device = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
     _trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
@@ -315,6 +330,12 @@ def _trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], f
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=folder,
     )
+
+
+def device(config: Config) -> torch.device:
+    """Where one process registers."""
+    one = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
+    return _trainer(one, [], [], Path(config.runs)).strategy.root_device
 
 
 def _wandb_loggers(config: Config, run: Path) -> list[Logger]:

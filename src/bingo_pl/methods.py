@@ -1,0 +1,75 @@
+"""The registration methods by name, each made from an experiment's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from bingo_pl.attention_unet import AttResUNet
+from bingo_pl.baselines import Amortised, Descent, Iterative, Refined
+from bingo_pl.bingo import Bingo
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.registrar import Registrar
+
+
+def _bingo(config: Config) -> Registrar:
+    registrar = Bingo(
+        dims=len(config.data.roi), modalities=len(config.data.modalities), **dataclasses.asdict(config.model)
+    )
+    registrar.check_shape(config.data.roi)
+    return registrar
+
+
+def _iterative(config: Config, similarity: str) -> Registrar:
+    settings = config.iterative
+    descent = Descent(config.weights.bending, settings.learning_rate, settings.steps)
+    return Iterative(similarity, descent, settings.levels)
+
+
+def _attresunet(config: Config, similarity: str) -> Registrar:
+    return Amortised(AttResUNet(len(config.data.roi), len(config.data.modalities)), similarity)
+
+
+METHODS: dict[str, Callable[[Config], Registrar]] = {
+    "bingo": _bingo,
+    "ape": lambda config: _iterative(config, "ape"),
+    "cte": lambda config: _iterative(config, "cte"),
+    "x_coreg": lambda config: _iterative(config, "x_coreg"),
+    "ape_attresunet": lambda config: _attresunet(config, "ape"),
+    "cte_attresunet": lambda config: _attresunet(config, "cte"),
+}
+"""What the setting ``method`` takes. A method is added by its class and a line here."""
+
+
+def build(config: Config) -> Registrar:
+    """The method of an experiment, its weights as first drawn.
+
+    Raises:
+        BingoError: unknown method, or settings that it does not take.
+    """
+    if config.method not in METHODS:
+        raise unknown_name("method", config.method, METHODS)
+    return METHODS[config.method](config)
+
+
+def trainable(registrar: Registrar) -> bool:
+    """Whether there is anything to learn."""
+    return any(parameter.requires_grad for parameter in registrar.parameters())
+
+
+def refined(registrar: Registrar, config: Config) -> Registrar:
+    """The trained method with the refinement that the settings ask for, if any.
+
+    Raises:
+        BingoError: there is no trained method to start from.
+    """
+    refine = config.refine
+    if not refine.steps:
+        return registrar
+    if not trainable(registrar):
+        raise BingoError(
+            f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already. "
+            "Set iterative.steps, or refine a trained method"
+        )
+    return Refined(registrar, refine.similarity, Descent(refine.bending, refine.learning_rate, refine.steps))
