@@ -9,7 +9,7 @@ needs_checkpoint = $(if $(CKPT),,$(error name the checkpoint: CKPT=runs/<name>/c
 ROOT = $(if $(DATA_ROOT),data.root="$(DATA_ROOT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install train resume evaluate test lint typecheck clean
+.PHONY: help install train resume table evaluate test lint typecheck clean
 
 help: ## List the targets
 	@echo "make TARGET [DATASET=mscmr|brats|manifest] [DATA_ROOT=folder] [CKPT=file] [ARGS='key=value ...']"
@@ -28,6 +28,9 @@ train: install ## Train on DATASET; without DATA_ROOT on its embedded phantom co
 
 resume: install ## Go on from CKPT, to the bit, from the last finished epoch
 	$(call needs_checkpoint)$(BIN)/bingo resume "$(CKPT)" $(ARGS)
+
+table: install ## Compare METHODS (all) on the test groups of DATASET; interrupted, it goes on with what is missing
+	$(BIN)/bingo table $(DATASET) $(ROOT) $(ARGS) $(if $(METHODS),--methods "$(METHODS)")
 
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)

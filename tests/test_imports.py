@@ -10,14 +10,15 @@ import data_modules
 
 LAYERS = (
     {"errors", "seeding", "spatial", "posterior"},
-    {"atomic", "regularity", "similarity", "networks"},
+    {"atomic", "regularity", "similarity", "networks", "typesetting"},
     {"batch", "attention_unet"},
     {"misalign", "metrics", "registrar", "views", "tables"},
-    {"bingo", "baselines", "figures", "task"},
-    {"data_modules"},
+    {"bingo", "baselines", "panels", "scoring"},
+    {"data_modules", "task", "figures", "comparison_table", "comparison_figure"},
     {"config", "history", "curves"},
-    {"callbacks"},
+    {"callbacks", "methods"},
     {"experiment"},
+    {"comparison"},
     {"cli"},
 )
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}

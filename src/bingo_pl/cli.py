@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from bingo_pl import comparison, experiment
 from bingo_pl import config as settings
-from bingo_pl import experiment
 from bingo_pl.errors import BingoError
 
 app = typer.Typer(
@@ -39,10 +40,8 @@ def train(
 
     Without data.root, EXPERIMENT's phantom preset is trained on the embedded synthetic cohort.
     """
+    name = _with_data(name, overrides or ())
     config = settings.load(name, overrides or ())
-    preset = f"{name}_phantom"
-    if not config.data.root and preset in settings.experiments():
-        name, config = preset, settings.load(preset, overrides or ())
     experiment.train(dataclasses.replace(config, name=config.name or Path(name).stem), console)
 
 
@@ -60,6 +59,45 @@ def resume(
 def evaluate(checkpoint: CheckpointArgument, overrides: Overrides = None) -> None:
     """Test a checkpoint, on its own test split or on other data of the same modalities (data.root=...)."""
     experiment.evaluate(checkpoint, overrides or (), console)
+
+
+@app.command()
+def table(
+    experiment_name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option(help="Only these, with commas between. Empty: all of the table")] = "",
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD=FILE", help="Take these weights instead of training")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the folder under runs/tables. Empty: the experiment's")] = "",
+) -> None:
+    """Compare methods on the same test groups, misaligned alike. Training is done where no checkpoint is given.
+
+    Interrupted, the same command goes on with what is missing.
+    """
+    experiment_name = _with_data(experiment_name, overrides or ())
+    runs = Path(settings.load(experiment_name, overrides or ()).runs)
+    comparison.compare(
+        settings.load_table(experiment_name),
+        overrides or (),
+        [method for method in methods.split(",") if method],
+        dict(_checkpoint(text) for text in checkpoint or ()),
+        runs / "tables" / (name or Path(experiment_name).stem),
+        console,
+    )
+
+
+def _with_data(name: str, overrides: Sequence[str]) -> str:
+    """The experiment itself, or its phantom preset where no data is given."""
+    preset = f"{name}_phantom"
+    return name if settings.load(name, overrides).data.root or preset not in settings.experiments() else preset
+
+
+def _checkpoint(text: str) -> tuple[str, Path]:
+    method, equals, path = text.partition("=")
+    if not equals:
+        raise BingoError(f"--checkpoint {text} is not METHOD=FILE, e.g. bingo=runs/mscmr/checkpoints/best.ckpt")
+    return method, Path(path)
 
 
 def main() -> None:

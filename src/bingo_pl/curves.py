@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bingo_pl.errors import BingoError
-from bingo_pl.figures import save
+from bingo_pl.panels import save
 
 COLUMNS = 3
 MANY = 50

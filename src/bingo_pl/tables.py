@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,10 +14,10 @@ from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
 
 DASH = "–"  # noqa: RUF001
+SPREAD = "Mean ± standard deviation (divided by n, not n - 1) over the groups; n in brackets where some have no value."
 CAPTION = (
-    f"Mean ± standard deviation (divided by n, not n - 1) over the groups; n in brackets where some have no value. "
-    f"{DASH}: no value, because there are no labels (Dice), no known misalignment (gWI), or nothing to compare. "
-    "gWI ratio: of the means, over groups that have both."
+    f"{SPREAD} {DASH}: no value, because there are no labels (Dice), no known misalignment (gWI), or nothing to "
+    "compare. gWI ratio: of the means, over groups that have both."
 )
 
 
@@ -72,28 +73,33 @@ def summary(rows: Sequence[GroupScores]) -> Table:
     for heading in ("before", "after", "after / before"):
         table.add_column(heading, justify="right")
     table.add_row("Dice", mean_and_std(frame.dice_before), mean_and_std(frame.dice_after), "")
-    ratio = ratio_of_means(frame.gwi_after, frame.gwi_before)
+    ratio = number(ratio_of_means(frame.gwi_after, frame.gwi_before))
     table.add_row("gWI (voxels)", mean_and_std(frame.gwi_before), mean_and_std(frame.gwi_after), ratio)
     table.add_row("folding (%)", "", mean_and_std(frame.folding_percent), "")
     table.add_row("time (s per group)", "", mean_and_std(frame.seconds), "")
     return table
 
 
-def mean_and_std(values: pd.Series) -> str:
+def mean_and_std(values: pd.Series, decimals: int = 3) -> str:
     """``mean ± standard deviation`` of the values that are not NaN, and how many those are where it is not all."""
     known = values.dropna()
     if known.empty:
         return DASH
     count = "" if len(known) == len(values) else f" ({len(known)})"
-    return f"{known.mean():.3f} ± {known.std(ddof=0):.3f}{count}"
+    return f"{known.mean():.{decimals}f} ± {known.std(ddof=0):.{decimals}f}{count}"
 
 
-def ratio_of_means(numerator: pd.Series, denominator: pd.Series) -> str:
-    """Ratio of the means over the rows where neither is NaN; a dash where it is undefined."""
+def ratio_of_means(numerator: pd.Series, denominator: pd.Series) -> float:
+    """Ratio of the means over the rows where neither is NaN; NaN where it is undefined."""
     both = numerator.notna() & denominator.notna()
     if not both.any() or denominator[both].mean() == 0:
-        return DASH
-    return f"{numerator[both].mean() / denominator[both].mean():.3f}"
+        return math.nan
+    return float(numerator[both].mean() / denominator[both].mean())
+
+
+def number(value: float) -> str:
+    """Three decimals; a dash for NaN."""
+    return DASH if math.isnan(value) else f"{value:.3f}"
 
 
 def _frame(rows: Sequence[GroupScores]) -> pd.DataFrame:
