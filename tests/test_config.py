@@ -19,10 +19,10 @@ def test_every_experiment_loads_and_its_grid_fits_its_network() -> None:
 
 
 def test_the_paper_is_the_default() -> None:
-    settings = config.load("mscmr")
+    settings = config.load("mscmr_paper")
     assert settings == config.Config(data=settings.data)
     assert (settings.trainer.learning_rate, settings.data.batch_size, settings.data.roi) == (1e-3, 20, [160, 160])
-    assert (config.load("brats").data.batch_size, config.load("brats").data.roi) == (1, [80, 96, 80])
+    assert (config.load("brats_paper").data.batch_size, config.load("brats").data.roi) == (1, [80, 96, 80])
     assert settings.weights.truth == 0, "the paper is unsupervised"
 
 

@@ -70,18 +70,18 @@ class SimilarityRegistrar(Registrar):
         """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
         assert isinstance(result, VelocityRegistration)
         share = VOXEL_SHARE[len(batch.shape)]
-        similarity = self.measure(batch.images, batch.masks, result.displacement, share, generator)
+        similarity = self.measure(batch.images, result.displacement, share, generator)
         bending = batch.size * bending_energy(result.velocity.flatten(0, 1))
         return {"similarity": similarity.mean(), "bending": bending}
 
-    def measure(
-        self, images: Tensor, masks: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None
-    ) -> Tensor:
-        """The similarity (B,) of registered images, over the overlap of their foregrounds and sampling domains.
+    def measure(self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+        """The similarity (B,) of registered images, over the overlap of their sampling domains.
+
+        Not over the overlap of their foregrounds as well: it ends where an image's outline does, and so hides how far
+        the outlines are apart.
 
         Args:
             images: (B, N, 1, *S).
-            masks: (B, N, 1, *S) bool.
             displacement: (B, N, D, *S).
             share: of the voxels to look at.
             generator: draws these voxels; None looks at all.
@@ -89,7 +89,8 @@ class SimilarityRegistrar(Registrar):
         flat = displacement.flatten(0, 1)
         group = displacement.shape[:2]
         registered = warp(images.flatten(0, 1), flat).unflatten(0, group)
-        inside = warp(masks.flatten(0, 1).to(flat.dtype), flat.detach(), mode="nearest", padding="zeros") > 0.5
+        domain = torch.ones_like(flat[:, :1])
+        inside = warp(domain, flat.detach(), mode="nearest", padding="zeros") > 0.5
         overlap = inside.unflatten(0, group).all(1, keepdim=True)
         return self.similarity(*sample_voxels(registered, overlap, share, generator))
 
@@ -162,18 +163,18 @@ class Iterative(SimilarityRegistrar):
             generator = seeding.generator("voxels", device=batch.images.device)
         # Adam needs derivatives also where the caller has turned them off, as Lightning's test loop does.
         with torch.inference_mode(False), torch.enable_grad():
-            velocity = self._optimise(batch.images.clone(), batch.masks.clone(), generator)
+            velocity = self._optimise(batch.images.clone(), generator)
         return VelocityRegistration.of(velocity, self.squarings)
 
-    def _optimise(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
+    def _optimise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The velocities (B, N, D, *S), without gradient."""
-        pyramid = _pyramid(images, masks, self.levels)
-        coarsest = pyramid[-1][0].shape[3:]
+        pyramid = _pyramid(images, self.levels)
+        coarsest = pyramid[-1].shape[3:]
         velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
         for level in reversed(range(self.levels)):
-            shape, stride = pyramid[level][0].shape[3:], 2**level
+            shape, stride = pyramid[level].shape[3:], 2**level
             share = min(VOXEL_SHARE[len(shape)] * stride ** len(shape), 1.0)  # as many voxels at every level
-            similarity = functools.partial(self.measure, *pyramid[level], share=share, generator=generator)
+            similarity = functools.partial(self.measure, pyramid[level], share=share, generator=generator)
             start = resize_displacement(velocity.flatten(0, 1), shape).unflatten(0, images.shape[:2])
             velocity = self.descent.minimise(similarity, start, self.squarings, stride)
         return velocity
@@ -203,11 +204,11 @@ class Refined(SimilarityRegistrar):
         if generator is None:
             generator = seeding.generator("voxels", device=batch.images.device)
         with torch.inference_mode(False), torch.enable_grad():
-            images, masks, displacement = batch.images.clone(), batch.masks.clone(), start.displacement.clone()
+            images, displacement = batch.images.clone(), start.displacement.clone()
             share = VOXEL_SHARE[len(batch.shape)]
 
             def similarity(correction: Tensor) -> Tensor:
-                return self.measure(images, masks, _compose(displacement, correction), share, generator)
+                return self.measure(images, _compose(displacement, correction), share, generator)
 
             velocity = self.descent.minimise(similarity, torch.zeros_like(displacement), self.squarings)
         return VelocityRegistration(
@@ -263,16 +264,12 @@ class Amortised(SimilarityRegistrar):
             )
 
 
-def _pyramid(images: Tensor, masks: Tensor, levels: int) -> list[tuple[Tensor, Tensor]]:
-    """Images and masks (B, N, 1, *s) of each level, finest first."""
-    group = images.shape[:2]
-    pyramid = [(images, masks)]
+def _pyramid(images: Tensor, levels: int) -> list[Tensor]:
+    """Images (B, N, 1, *s) of each level, finest first."""
+    pyramid = [images]
     for _ in range(levels - 1):
-        images, masks = pyramid[-1]
-        half = [(size + 1) // 2 for size in images.shape[3:]]
-        smaller = resize(images.flatten(0, 1), half).unflatten(0, group)
-        inside = resize(masks.flatten(0, 1).to(images.dtype), half).unflatten(0, group) >= 0.5
-        pyramid.append((smaller, inside))
+        half = [(size + 1) // 2 for size in pyramid[-1].shape[3:]]
+        pyramid.append(resize(pyramid[-1].flatten(0, 1), half).unflatten(0, images.shape[:2]))
     return pyramid
 
 

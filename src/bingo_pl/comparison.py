@@ -64,7 +64,7 @@ def compare(
     Raises:
         BingoError: bad settings or data, or the folder holds a table of other settings.
     """
-    rows = _rows(table, overrides, names)
+    rows = choose_rows(table, overrides, names)
     if unused := set(checkpoints) - {row.trained_by for row in rows}:
         raise unknown_name("method of --checkpoint", min(unused), [row.trained_by for row in rows])
     config = settings.load(table.experiment, overrides)
@@ -77,7 +77,7 @@ def compare(
     infos = {UNREGISTERED: MethodInfo(None, "nothing")}
     for row in rows:
         console.print(f"[bold]{row.name}[/]")
-        registrar = _ready(row, checkpoints, folder, console)
+        registrar = ready(row, checkpoints, folder, console)
         _score_groups(row, registrar, data, folder / row.name, console)
         infos[row.name] = MethodInfo(_parameters(registrar, data), _given(row.config, registrar))
     _draw(config, data, [row.name for row in rows], folder)
@@ -88,8 +88,12 @@ def compare(
     return folder
 
 
-def _rows(table: TableConfig, overrides: Sequence[str], names: Sequence[str]) -> list[Row]:
-    """The rows asked for, in the table's order; a method that the table does not list runs as it is."""
+def choose_rows(table: TableConfig, overrides: Sequence[str], names: Sequence[str]) -> list[Row]:
+    """The rows asked for, in the table's order; a method that the table does not list runs as it is.
+
+    Raises:
+        BingoError: unknown method or setting.
+    """
     extra = {name: RowConfig([f"method={name}"]) for name in names if name in methods.METHODS}
     known = {**extra, **table.methods}
     for name in names:
@@ -126,8 +130,15 @@ def _refuse_other_settings(row: Row, fingerprint: str, folder: Path) -> None:
         )
 
 
-def _ready(row: Row, checkpoints: Mapping[str, Path], folder: Path, console: Console) -> Registrar:
-    """The registrar, trained where it can be."""
+def ready(row: Row, checkpoints: Mapping[str, Path], folder: Path, console: Console) -> Registrar:
+    """A row's registrar for evaluation, on its device; trained in ``folder/<row>/training`` where it can be.
+
+    Args:
+        row: the method.
+        checkpoints: trained weights by method, instead of training.
+        folder: of the table.
+        console: where training shows its progress.
+    """
     task = experiment.build_task(row.config)
     if methods.trainable(task.registrar):
         checkpoint = checkpoints.get(row.trained_by)

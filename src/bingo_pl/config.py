@@ -282,9 +282,9 @@ def _read(experiment: str) -> Tree:
         source: Any = Path(experiment)
         if not source.is_file():
             raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")
-    elif experiment in experiments():
-        source = _folder() / f"{experiment}.yaml"
     else:
+        source = _folder() / f"{experiment}.yaml"
+    if not source.is_file():
         raise unknown_name("experiment", experiment, experiments())
     try:
         tree = yaml.safe_load(source.read_text()) or {}

@@ -1,0 +1,96 @@
+"""Chooses settings of a method by the validation groups, so that no method of the comparison is a straw man.
+
+``python benchmarks/tune.py mscmr_phantom ape weights.bending=1,10,100 --output docs/tuning.csv``. See README.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bingo_pl import config as settings
+from bingo_pl import experiment, metrics
+from bingo_pl.atomic import replacing
+from bingo_pl.comparison import Row, choose_rows, ready
+from bingo_pl.errors import BingoError
+from bingo_pl.registrar import Registrar
+from data_modules.base import GroupDataModule
+
+console = Console()
+
+
+def main(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A row of the experiment's table")],
+    grid: Annotated[list[str], typer.Argument(metavar="KEY=VALUE,VALUE,...", help="Every combination is tried")],
+    output: Annotated[Path, typer.Option(help="CSV that the results are added to")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Trained weights, instead of a training each time")] = None,
+) -> None:
+    """Register the validation groups under every combination of settings; the least mean gWI wins."""
+    for combination in combinations(grid):
+        (row,) = choose_rows(settings.load_table(name), combination, [method])
+        data = experiment.build_data(row.config, console)
+        data.setup("fit")
+        folder = output.parent / "tuning" / "_".join([name, *combination])
+        registrar = ready(row, {row.trained_by: checkpoint} if checkpoint else {}, folder, console)
+        result = {"experiment": name, "method": method, "settings": " ".join(combination)}
+        record(result | validate(row, registrar, data), output)
+    console.print(pd.read_csv(output).query("experiment == @name and method == @method").to_string(index=False))
+
+
+def combinations(grid: Sequence[str]) -> list[list[str]]:
+    """``key=value`` settings for every combination of ``key=a,b`` and ``other=c,d``; a list stays in its brackets."""
+    axes = []
+    for axis in grid:
+        key, equals, values = axis.partition("=")
+        if not equals:
+            raise BingoError(f"'{axis}' is not an axis of a grid. Write key=value,value, e.g. weights.bending=1,10")
+        axes.append([f"{key}={value}" for value in values.split(",")])
+    return [list(combination) for combination in itertools.product(*axes)]
+
+
+def validate(row: Row, registrar: Registrar, data: GroupDataModule) -> dict[str, float]:
+    """Means over the validation groups under their fixed misalignments."""
+    device = experiment.device(row.config)
+    scores: dict[str, list[torch.Tensor]] = {}
+    seconds = 0.0
+    for batch in data.val_dataloader():
+        batch = data.misalign_for_evaluation(batch.to(device), "val")
+        start = time.perf_counter()
+        with torch.no_grad():
+            result = registrar(batch)
+            values = metrics.evaluate(batch, result.displacement, row.config.data.label_ids)
+        seconds += time.perf_counter() - start
+        for key, value in values.items():
+            scores.setdefault(key, []).append(value)
+    means = {key: round(torch.cat(values).nanmean().item(), 4) for key, values in scores.items()}
+    return {**means, "seconds": round(seconds, 1)}
+
+
+def record(result: dict[str, object], path: Path) -> None:
+    """Add a row to the CSV, in place of an older one of the same settings; the winners of each method come first."""
+    key = ["experiment", "method", "settings"]
+    table = pd.DataFrame([result])
+    if path.exists():
+        table = pd.concat([pd.read_csv(path), table]).drop_duplicates(key, keep="last")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        table.sort_values(["experiment", "method", "gwi"]).to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except BingoError as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
