@@ -22,7 +22,7 @@ every_similarity = pytest.mark.parametrize("similarity", list(SIMILARITIES))
 
 
 def quick(similarity: str = "ape") -> Iterative:
-    return Iterative(similarity, Descent(10.0, 0.1, steps=20), levels=2)
+    return Iterative(similarity, 10.0, Descent(0.1, steps=20), levels=2)
 
 
 def moving(similarity: str = "ape", dims: int = 2) -> Amortised:
@@ -54,7 +54,7 @@ def test_iterative_lowers_its_loss(make_group: GroupMaker, similarity: str) -> N
     before, after = method.loss(batch, still), method.loss(batch, result)
     assert set(after) == {"similarity", "bending"}
     assert before["bending"] == 0
-    assert after["similarity"] + method.descent.stiffness * after["bending"] < before["similarity"]
+    assert after["similarity"] + method.stiffness * after["bending"] < before["similarity"]
 
 
 @every_similarity
@@ -88,7 +88,7 @@ def test_iterative_registers_each_group_of_a_batch_by_itself(make_group: GroupMa
 
 def test_iterative_draws_voxels_in_3d_from_its_generator(make_group: GroupMaker) -> None:
     batch = make_group(modalities=(0, 1), shape=(16, 17, 18), groups=1)
-    method = Iterative("ape", Descent(10.0, 0.1, steps=5), levels=2)
+    method = Iterative("ape", 10.0, Descent(0.1, steps=5), levels=2)
     first, again, other = (method(batch, generator(seed)).displacement for seed in (0, 0, 1))
     assert first.shape == (1, 2, 3, 16, 17, 18)
     assert torch.equal(first, again)
@@ -108,12 +108,12 @@ def test_velocities_of_a_group_sum_to_zero_and_invert(make_group: GroupMaker) ->
 
 def test_an_image_smaller_than_its_pyramid_is_an_error(make_group: GroupMaker) -> None:
     with pytest.raises(BingoError, match=r"\(8, 32\).*too small for 3.*fewer levels"):
-        Iterative("ape", Descent(10.0, 0.1, steps=5))(make_group(shape=(8, 32)))
+        Iterative("ape", 10.0, Descent(0.1, steps=5))(make_group(shape=(8, 32)))
 
 
 def test_an_unknown_similarity_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(BingoError, match=r"unknown similarity 'apf'.*'ape'.*cte"):
-        Iterative("apf", Descent(10.0, 0.1, steps=5))
+        Iterative("apf", 10.0, Descent(0.1, steps=5))
 
 
 @pytest.mark.parametrize(("dims", "modalities", "published"), [(3, 4, 22.955), (2, 3, 8.036)])
@@ -195,7 +195,7 @@ class Still(Registrar):
 
 
 def refined(start: Registrar, steps: int = 20) -> Refined:
-    return Refined(start, "ape", Descent(10.0, 0.1, steps))
+    return Refined(start, "ape", 10.0, Descent(0.1, steps))
 
 
 def test_refinement_comes_nearer_to_the_truth(make_group: GroupMaker) -> None:

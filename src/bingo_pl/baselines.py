@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,8 +70,7 @@ class SimilarityRegistrar(Registrar):
         assert isinstance(result, VelocityRegistration)
         share = VOXEL_SHARE[len(batch.shape)]
         similarity = self.measure(batch.images, result.displacement, share, generator)
-        bending = batch.size * bending_energy(result.velocity.flatten(0, 1))
-        return {"similarity": similarity.mean(), "bending": bending}
+        return {"similarity": similarity.mean(), "bending": _bending(result.velocity) / batch.groups}
 
     def measure(self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
         """The similarity (B,) of registered images, over the overlap of their sampling domains.
@@ -99,35 +97,23 @@ class SimilarityRegistrar(Registrar):
 class Descent:
     """Adam on the velocities of groups that do not see each other."""
 
-    stiffness: float
-    """alpha, the weight of N times the velocities' bending energy in full-resolution voxels."""
     learning_rate: float
     """In voxels of the velocities' grid."""
     steps: int
 
-    def minimise(
-        self, similarity: Callable[[Tensor], Tensor], start: Tensor, squarings: int, stride: int = 1
-    ) -> Tensor:
+    def minimise(self, energy: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
         """The velocities (B, N, D, *S), of zero mean over each group and without gradient.
 
         Args:
-            similarity: of the displacements exp(v) (B, N, D, *S), to be minimised: (B,).
-            start: velocities (B, N, D, *S) in voxels of their grid.
-            squarings: steps of scaling and squaring.
-            stride: of the grid, in full-resolution voxels.
+            energy: of such velocities, a scalar, the sum over groups.
+            start: velocities (B, N, D, *S).
         """
-        groups, size, _, *shape = start.shape
-        # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
-        stiffness = self.stiffness / stride**2
         velocity = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([velocity], lr=self.learning_rate, eps=SMALLEST_SLOPE)
         for _ in range(self.steps):
             optimizer.zero_grad()
-            centred = _without_mean(velocity)
-            bending = size * bending_energy(centred.flatten(0, 1))
-            energy = similarity(_integrate(centred, squarings)).sum() + groups * stiffness * bending
-            # Sums over groups, which do not see each other, and voxels, so that slopes do not depend on their number.
-            (math.prod(shape) * energy).backward()
+            # A sum over voxels, so that slopes do not depend on their number.
+            (start.shape[3:].numel() * energy(_without_mean(velocity))).backward()
             optimizer.step()
         return _without_mean(velocity.detach())
 
@@ -137,14 +123,19 @@ class Iterative(SimilarityRegistrar):
 
     Args:
         similarity: a name in `SIMILARITIES`.
-        descent: at each level. The published stiffness is not known: choose it on validation groups.
+        stiffness: alpha, the weight of N times the velocities' bending energy in full-resolution voxels. The published
+            one is not known: choose it on validation groups.
+        descent: at each level.
         levels: of the image pyramid; each halves the resolution. A level starts from the resized velocities of the one
             before.
         squarings: steps of scaling and squaring.
     """
 
-    def __init__(self, similarity: str, descent: Descent, levels: int = 3, squarings: int = 7) -> None:
+    def __init__(
+        self, similarity: str, stiffness: float, descent: Descent, levels: int = 3, squarings: int = 7
+    ) -> None:
         super().__init__(similarity, squarings)
+        self.stiffness = stiffness
         self.descent = descent
         self.levels = levels
 
@@ -174,10 +165,17 @@ class Iterative(SimilarityRegistrar):
         for level in reversed(range(self.levels)):
             shape, stride = pyramid[level].shape[3:], 2**level
             share = min(VOXEL_SHARE[len(shape)] * stride ** len(shape), 1.0)  # as many voxels at every level
-            similarity = functools.partial(self.measure, pyramid[level], share=share, generator=generator)
+            energy = functools.partial(self._energy, pyramid[level], share, stride, generator)
             start = resize_displacement(velocity.flatten(0, 1), shape).unflatten(0, images.shape[:2])
-            velocity = self.descent.minimise(similarity, start, self.squarings, stride)
+            velocity = self.descent.minimise(energy, start)
         return velocity
+
+    def _energy(
+        self, images: Tensor, share: float, stride: int, generator: torch.Generator, velocity: Tensor
+    ) -> Tensor:
+        similarity = self.measure(images, _integrate(velocity, self.squarings), share, generator).sum()
+        # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
+        return similarity + self.stiffness / stride**2 * _bending(velocity)
 
 
 class Refined(SimilarityRegistrar):
@@ -188,13 +186,18 @@ class Refined(SimilarityRegistrar):
     Args:
         start: the trained method.
         similarity: a name in `SIMILARITIES`.
+        stiffness: weight of N times the bending energy of the whole displacement, in voxels, not of w alone: it smooths
+            what the method was not sure of.
         descent: from w = 0, at full resolution.
         squarings: steps of scaling and squaring of w, which is small.
     """
 
-    def __init__(self, start: Registrar, similarity: str, descent: Descent, squarings: int = 4) -> None:
+    def __init__(
+        self, start: Registrar, similarity: str, stiffness: float, descent: Descent, squarings: int = 4
+    ) -> None:
         super().__init__(similarity, squarings)
         self.start = start
+        self.stiffness = stiffness
         self.descent = descent
 
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
@@ -207,10 +210,11 @@ class Refined(SimilarityRegistrar):
             images, displacement = batch.images.clone(), start.displacement.clone()
             share = VOXEL_SHARE[len(batch.shape)]
 
-            def similarity(correction: Tensor) -> Tensor:
-                return self.measure(images, _compose(displacement, correction), share, generator)
+            def energy(velocity: Tensor) -> Tensor:
+                whole = _compose(displacement, _integrate(velocity, self.squarings))
+                return self.measure(images, whole, share, generator).sum() + self.stiffness * _bending(whole)
 
-            velocity = self.descent.minimise(similarity, torch.zeros_like(displacement), self.squarings)
+            velocity = self.descent.minimise(energy, torch.zeros_like(displacement))
         return VelocityRegistration(
             displacement=_compose(start.displacement, _integrate(velocity, self.squarings)),
             inverse=_compose(_integrate(-velocity, self.squarings), start.inverse),
@@ -281,6 +285,11 @@ def _integrate(velocity: Tensor, squarings: int) -> Tensor:
 def _compose(first: Tensor, second: Tensor) -> Tensor:
     """`compose` for groups (B, N, D, *S)."""
     return compose(first.flatten(0, 1), second.flatten(0, 1)).unflatten(0, first.shape[:2])
+
+
+def _bending(field: Tensor) -> Tensor:
+    """N times the bending energy of fields (B, N, D, *S), a sum over groups."""
+    return field.shape[0] * field.shape[1] * bending_energy(field.flatten(0, 1))
 
 
 def _without_mean(velocity: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _row(name: str, known: Mapping[str, RowConfig], experiment_name: str, overri
     if row.start not in known:
         raise unknown_name(f"start of {name}", row.start, known)
     start = _row(row.start, known, experiment_name, overrides)
-    return Row(name, settings.override(start.config, row.settings), start.trained_by)
+    return Row(name, settings.override(start.config, [*row.settings, *overrides]), start.trained_by)
 
 
 def _refuse_other_settings(row: Row, fingerprint: str, folder: Path) -> None:

@@ -116,8 +116,8 @@ class RefineConfig:
     """Of the optimisation. 0: none."""
     similarity: str = "ape"
     """ape, cte or x_coreg."""
-    bending: float = 10.0
-    """Weight of the correction's bending energy."""
+    bending: float = 30.0
+    """Weight of the whole displacement's bending energy."""
     learning_rate: float = 0.1
     """Adam's, in voxels."""
 

@@ -23,8 +23,8 @@ def _bingo(config: Config) -> Registrar:
 
 def _iterative(config: Config, similarity: str) -> Registrar:
     settings = config.iterative
-    descent = Descent(config.weights.bending, settings.learning_rate, settings.steps)
-    return Iterative(similarity, descent, settings.levels)
+    descent = Descent(settings.learning_rate, settings.steps)
+    return Iterative(similarity, config.weights.bending, descent, settings.levels)
 
 
 def _attresunet(config: Config, similarity: str) -> Registrar:
@@ -72,4 +72,4 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
             f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already. "
             "Set iterative.steps, or refine a trained method"
         )
-    return Refined(registrar, refine.similarity, Descent(refine.bending, refine.learning_rate, refine.steps))
+    return Refined(registrar, refine.similarity, refine.bending, Descent(refine.learning_rate, refine.steps))
