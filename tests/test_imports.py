@@ -14,7 +14,7 @@ LAYERS = (
     {"batch", "attention_unet"},
     {"misalign", "metrics", "registrar", "views", "tables"},
     {"bingo", "baselines", "panels", "scoring"},
-    {"data_modules", "task", "figures", "comparison_table", "comparison_figure"},
+    {"data_modules", "task", "population", "figures", "comparison_table", "comparison_figure"},
     {"config", "history", "curves"},
     {"callbacks", "methods"},
     {"experiment"},

@@ -70,7 +70,7 @@ class SimilarityRegistrar(Registrar):
         assert isinstance(result, VelocityRegistration)
         share = VOXEL_SHARE[len(batch.shape)]
         similarity = self.measure(batch.images, result.displacement, share, generator)
-        return {"similarity": similarity.mean(), "bending": _bending(result.velocity) / batch.groups}
+        return {"similarity": similarity.mean(), "bending": group_bending(result.velocity) / batch.groups}
 
     def measure(self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
         """The similarity (B,) of registered images, over the overlap of their sampling domains.
@@ -145,11 +145,6 @@ class Iterative(SimilarityRegistrar):
         Raises:
             BingoError: the images are too small for the pyramid.
         """
-        if min(batch.shape) / 2 ** (self.levels - 1) < SMALLEST_LEVEL:
-            raise BingoError(
-                f"images of {tuple(batch.shape)} voxels are too small for {self.levels} pyramid levels: the coarsest "
-                f"would have fewer than {SMALLEST_LEVEL} voxels along an axis. Use fewer levels (iterative.levels)."
-            )
         if generator is None:
             generator = seeding.generator("voxels", device=batch.images.device)
         # Adam needs derivatives also where the caller has turned them off, as Lightning's test loop does.
@@ -159,7 +154,7 @@ class Iterative(SimilarityRegistrar):
 
     def _optimise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The velocities (B, N, D, *S), without gradient."""
-        pyramid = _pyramid(images, self.levels)
+        pyramid = image_pyramid(images, self.levels)
         coarsest = pyramid[-1].shape[3:]
         velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
         for level in reversed(range(self.levels)):
@@ -175,7 +170,7 @@ class Iterative(SimilarityRegistrar):
     ) -> Tensor:
         similarity = self.measure(images, _integrate(velocity, self.squarings), share, generator).sum()
         # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
-        return similarity + self.stiffness / stride**2 * _bending(velocity)
+        return similarity + self.stiffness / stride**2 * group_bending(velocity)
 
 
 class Refined(SimilarityRegistrar):
@@ -211,13 +206,13 @@ class Refined(SimilarityRegistrar):
             share = VOXEL_SHARE[len(batch.shape)]
 
             def energy(velocity: Tensor) -> Tensor:
-                whole = _compose(displacement, _integrate(velocity, self.squarings))
-                return self.measure(images, whole, share, generator).sum() + self.stiffness * _bending(whole)
+                whole = compose_groups(displacement, _integrate(velocity, self.squarings))
+                return self.measure(images, whole, share, generator).sum() + self.stiffness * group_bending(whole)
 
             velocity = self.descent.minimise(energy, torch.zeros_like(displacement))
         return VelocityRegistration(
-            displacement=_compose(start.displacement, _integrate(velocity, self.squarings)),
-            inverse=_compose(_integrate(-velocity, self.squarings), start.inverse),
+            displacement=compose_groups(start.displacement, _integrate(velocity, self.squarings)),
+            inverse=compose_groups(_integrate(-velocity, self.squarings), start.inverse),
             velocity=velocity,
         )
 
@@ -268,8 +263,18 @@ class Amortised(SimilarityRegistrar):
             )
 
 
-def _pyramid(images: Tensor, levels: int) -> list[Tensor]:
-    """Images (B, N, 1, *s) of each level, finest first."""
+def image_pyramid(images: Tensor, levels: int) -> list[Tensor]:
+    """Images (B, N, 1, *s) of each level, finest first; each level has half the resolution of the one before.
+
+    Raises:
+        BingoError: the images are too small.
+    """
+    shape = tuple(images.shape[3:])
+    if min(shape) / 2 ** (levels - 1) < SMALLEST_LEVEL:
+        raise BingoError(
+            f"images of {shape} voxels are too small for {levels} pyramid levels: the coarsest would have fewer than "
+            f"{SMALLEST_LEVEL} voxels along an axis. Use fewer levels (iterative.levels)."
+        )
     pyramid = [images]
     for _ in range(levels - 1):
         half = [(size + 1) // 2 for size in pyramid[-1].shape[3:]]
@@ -282,12 +287,12 @@ def _integrate(velocity: Tensor, squarings: int) -> Tensor:
     return integrate(velocity.flatten(0, 1), squarings).unflatten(0, velocity.shape[:2])
 
 
-def _compose(first: Tensor, second: Tensor) -> Tensor:
+def compose_groups(first: Tensor, second: Tensor) -> Tensor:
     """`compose` for groups (B, N, D, *S)."""
     return compose(first.flatten(0, 1), second.flatten(0, 1)).unflatten(0, first.shape[:2])
 
 
-def _bending(field: Tensor) -> Tensor:
+def group_bending(field: Tensor) -> Tensor:
     """N times the bending energy of fields (B, N, D, *S), a sum over groups."""
     return field.shape[0] * field.shape[1] * bending_energy(field.flatten(0, 1))
 

@@ -98,8 +98,13 @@ class WeightConfig:
 
 @dataclass
 class IterativeConfig:
-    """How a similarity is minimised for each group anew; see `bingo_pl.baselines.Iterative`."""
+    """How a similarity is minimised for each group anew; see `bingo_pl.baselines.Iterative` and
+    `bingo_pl.population.IterativePopulation`."""
 
+    transform: str = "velocity"
+    """velocity: one of full resolution an image; linear_ffd: rigid, then affine, then free-form (populations)."""
+    control_spacing: float = 10.0
+    """Of the free-form deformation, in voxels."""
     learning_rate: float = 0.1
     """Adam's, in voxels of the level."""
     levels: int = 3

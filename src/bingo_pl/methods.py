@@ -10,6 +10,7 @@ from bingo_pl.baselines import Amortised, Descent, Iterative, Refined
 from bingo_pl.bingo import Bingo
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.population import IterativePopulation
 from bingo_pl.registrar import Registrar
 
 
@@ -22,9 +23,17 @@ def _bingo(config: Config) -> Registrar:
 
 
 def _iterative(config: Config, similarity: str) -> Registrar:
-    settings = config.iterative
+    settings, stiffness = config.iterative, config.weights.bending
     descent = Descent(settings.learning_rate, settings.steps)
-    return Iterative(similarity, config.weights.bending, descent, settings.levels)
+    transforms: dict[str, Callable[[], Registrar]] = {
+        "velocity": lambda: Iterative(similarity, stiffness, descent, settings.levels),
+        "linear_ffd": lambda: IterativePopulation(
+            similarity, stiffness, descent, settings.levels, settings.control_spacing
+        ),
+    }
+    if settings.transform not in transforms:
+        raise unknown_name("iterative.transform", settings.transform, transforms)
+    return transforms[settings.transform]()
 
 
 def _attresunet(config: Config, similarity: str) -> Registrar:

@@ -54,7 +54,7 @@ def ape(images: Tensor, mask: Tensor) -> Tensor:
     x, weights = _voxels(images, mask)
     windows = _parzen_windows(x, weights)
     size = x.shape[1]
-    total = x.new_zeros(len(x))
+    total = 0 * x.flatten(1).sum(1)  # a single image has no pair: zero, with zero gradient
     for i in range(size - 1):
         joint = _joint_histogram(windows[:, i : i + 1], windows[:, i + 1 :], weights)
         total = total - _information(joint).sum(1)

@@ -1,0 +1,55 @@
+"""Settings to methods."""
+
+from __future__ import annotations
+
+import pytest
+
+from bingo_pl import BingoError, config, methods
+from bingo_pl.baselines import Iterative, Refined
+from bingo_pl.population import IterativePopulation
+
+LEARNING = {"bingo", "ape_attresunet", "cte_attresunet"}
+
+
+def load(*overrides: str) -> config.Config:
+    return config.load("mscmr_phantom", ["data.modalities=[a,b]", *overrides])
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_is_built_from_settings(name: str) -> None:
+    assert methods.trainable(methods.build(load(f"method={name}"))) == (name in LEARNING)
+
+
+def test_an_iterative_method_takes_its_settings() -> None:
+    method = methods.build(load("method=cte", "weights.bending=7", "iterative.steps=3", "iterative.levels=2"))
+    assert isinstance(method, Iterative)
+    assert (method.stiffness, method.descent.steps, method.levels) == (7, 3, 2)
+
+
+def test_populations_are_registered_by_linear_and_free_form_stages() -> None:
+    method = methods.build(load("method=ape", "iterative.transform=linear_ffd", "iterative.control_spacing=4"))
+    assert isinstance(method, IterativePopulation)
+    assert method.spacing == 4
+
+
+def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
+    plain = methods.build(load())
+    assert methods.refined(plain, load()) is plain
+    refined = methods.refined(plain, load("refine.steps=5", "refine.bending=2"))
+    assert isinstance(refined, Refined)
+    assert (refined.start, refined.descent.steps, refined.stiffness) == (plain, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=bnigo"], "Did you mean 'bingo'"),
+        (["method=ape", "iterative.transform=velocty"], "Did you mean 'velocity'"),
+        (["method=ape", "refine.steps=3"], "optimises already"),
+        (["refine.steps=3", "refine.similarity=mi"], "unknown similarity 'mi'"),
+    ],
+)
+def test_bad_settings_are_explained(overrides: list[str], message: str) -> None:
+    settings = load(*overrides)
+    with pytest.raises(BingoError, match=message):
+        methods.refined(methods.build(settings), settings)
