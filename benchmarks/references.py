@@ -213,10 +213,7 @@ def main(
     # Both tools read it when they first work: as many threads as the methods that they are compared with.
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(torch.get_num_threads())
     registrars = {"elastix_groupwise": ElastixGroupwise().eval(), "ants_syn_to_mean": AntsToMean().eval()}
-    config = settings.load(name, overrides or ())
-    preset = f"{name}_phantom"
-    if not config.data.root and preset in settings.experiments():
-        config = settings.load(preset, overrides or ())
+    config = settings.load(settings.with_data(name, overrides or ()), overrides or ())
     data = experiment.build_data(config, console)
     data.setup("test")
     groups = [data.misalign_for_evaluation(batch, "test") for batch in itertools.islice(data.test_dataloader(), limit)]

@@ -21,9 +21,9 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl import experiment, metrics
 from bingo_pl.atomic import replacing
-from bingo_pl.comparison import Row, choose_rows, ready
 from bingo_pl.errors import BingoError
 from bingo_pl.registrar import Registrar
+from bingo_pl.rows import Row, choose_rows, ready
 from data_modules.base import GroupDataModule
 
 console = Console()
@@ -37,12 +37,13 @@ def main(
     checkpoint: Annotated[Path | None, typer.Option(help="Trained weights, instead of a training each time")] = None,
 ) -> None:
     """Register the validation groups under every combination of settings; the least mean gWI wins."""
+    name = settings.with_data(name, [])
     for combination in combinations(grid):
         (row,) = choose_rows(settings.load_table(name), combination, [method])
         data = experiment.build_data(row.config, console)
         data.setup("fit")
-        folder = output.parent / "tuning" / "_".join([name, *combination])
-        registrar = ready(row, {row.trained_by: checkpoint} if checkpoint else {}, folder, console)
+        folder = Path(row.config.runs) / "tuning" / "_".join([name, *combination])
+        registrar, _ = ready(row, checkpoint, folder, console)
         result = {"experiment": name, "method": method, "settings": " ".join(combination)}
         record(result | validate(row, registrar, data), output)
     console.print(pd.read_csv(output).query("experiment == @name and method == @method").to_string(index=False))

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
-from bingo_pl import BingoError, config
+from bingo_pl import BingoError, config, methods
 from bingo_pl.comparison import compare
 from bingo_pl.config import RowConfig, TableConfig
+from bingo_pl.rows import choose_rows
 
 from .test_experiment import SETTINGS, write_cohort
 
@@ -65,8 +67,8 @@ def test_the_files_are_there(table: Path) -> None:
 
 
 def test_a_refined_method_uses_the_training_it_starts_from(table: Path) -> None:
-    assert (table / "bingo_guided" / "training" / "checkpoints" / "best.ckpt").exists()
-    assert not (table / "bingo_refined" / "training").exists()
+    assert (table / "trainings" / "bingo_guided" / "checkpoints" / "best.ckpt").exists()
+    assert not (table / "trainings" / "bingo_refined").exists()
     text = (table / "table.md").read_text()
     assert "2 steps on the group itself" in text
 
@@ -91,10 +93,11 @@ def test_an_interrupted_table_goes_on_with_what_is_missing(folder: Path, table: 
 
 
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(folder: Path) -> None:
-    (folder / "killed" / "bingo" / "training").mkdir(parents=True)
-    (folder / "killed" / "bingo" / "training" / "config.yaml").touch()
-    killed = run(folder, "killed", methods=("bingo",))
-    assert (killed / "bingo" / "training" / "test.csv").exists()
+    training = folder / "killed" / "trainings" / "bingo"
+    training.mkdir(parents=True)
+    (training / "config.yaml").touch()
+    run(folder, "killed", methods=("bingo",))
+    assert (training / "test.csv").exists()
 
 
 def test_results_of_other_settings_are_not_mixed(folder: Path, table: Path) -> None:
@@ -102,12 +105,76 @@ def test_results_of_other_settings_are_not_mixed(folder: Path, table: Path) -> N
         run(folder, "table", "iterative.steps=3")
 
 
+def test_a_row_does_not_start_from_a_training_of_other_settings(folder: Path, table: Path) -> None:
+    with pytest.raises(BingoError, match=r"trainer.epochs: 1 -> 2"):
+        run(folder, "table", "trainer.epochs=2", methods=("bingo_refined",))
+
+
+def test_what_changes_no_result_may_change(folder: Path, table: Path) -> None:
+    run(folder, "table", "log.figure_groups=2", methods=("ape",))
+
+
+def test_some_methods_leave_the_others_in_the_table(folder: Path, table: Path) -> None:
+    before = (table / "groups.csv").read_text()
+    run(folder, "table", methods=("ape",))
+    assert (table / "groups.csv").read_text() == before
+
+
 def test_a_checkpoint_replaces_the_training(folder: Path, table: Path) -> None:
-    checkpoint = table / "bingo" / "training" / "checkpoints" / "best.ckpt"
+    checkpoint = table / "trainings" / "bingo" / "checkpoints" / "best.ckpt"
     given = compare(TABLE, overrides(folder), ["bingo"], {"bingo": checkpoint}, folder / "given", QUIET)
-    assert not (given / "bingo" / "training").exists()
+    assert not (given / "trainings").exists()
     own, other = (pd.read_csv(place / "bingo" / "groups.csv")[UNTIMED] for place in (table, given))
     pd.testing.assert_frame_equal(own, other)
+    with pytest.raises(BingoError, match=r"weights: \w+ -> trained here"):
+        run(folder, "given", methods=("bingo",))
+
+
+def test_the_table_says_what_a_checkpoint_was_given(folder: Path, table: Path) -> None:
+    guided = table / "trainings" / "bingo_guided" / "checkpoints" / "best.ckpt"
+    given = compare(TABLE, overrides(folder), ["bingo"], {"bingo": guided}, folder / "guided", QUIET)
+    assert "synthetic misalignment" in (given / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "message"),
+    [({"bingo": "no.ckpt"}, "no checkpoint at no.ckpt"), ({"bnigo": "no.ckpt"}, "Did you mean 'bingo'")],
+)
+def test_a_wrong_checkpoint_is_an_error_before_anything_is_made(
+    folder: Path, checkpoints: dict[str, str], message: str
+) -> None:
+    paths = {name: Path(path) for name, path in checkpoints.items()}
+    with pytest.raises(BingoError, match=message):
+        compare(TABLE, overrides(folder), [], paths, folder / "wrong", QUIET)
+    assert not (folder / "wrong").exists()
+
+
+def test_a_method_that_cannot_be_run_does_not_keep_the_others_from_it(folder: Path) -> None:
+    # 16x16 images have three levels, not four, of at least four voxels.
+    rows = {"cte": RowConfig(["method=cte", "iterative.levels=4"]), "ape": TABLE.methods["ape"]}
+    with pytest.raises(BingoError, match="1 of 2 methods could not be run: cte"):
+        compare(TableConfig("manifest", rows), overrides(folder), [], {}, folder / "failing", QUIET)
+    groups = pd.read_csv(folder / "failing" / "groups.csv")
+    assert list(groups["method"].unique()) == ["none", "ape"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (RowConfig(["data.ffd_strength=0.1"]), "may differ in .* only, got data.ffd_strength: 0.4 -> 0.1"),
+        (RowConfig(["weights.bending=2"], start="ape"), "may differ in refine. only, got weights.bending"),
+        (RowConfig([], start="mine"), "unknown start of mine 'mine'"),
+    ],
+)
+def test_a_row_must_be_comparable(folder: Path, row: RowConfig, message: str) -> None:
+    table = TableConfig("manifest", {"ape": TABLE.methods["ape"], "mine": row})
+    with pytest.raises(BingoError, match=message):
+        compare(table, overrides(folder), ["mine"], {}, folder / "unlike", QUIET)
+
+
+def test_one_process_makes_a_table(folder: Path) -> None:
+    with pytest.raises(BingoError, match="one process"):
+        run(folder, "several", "trainer.devices=2")
 
 
 def test_a_method_that_the_table_does_not_list_runs_as_it_is(folder: Path) -> None:
@@ -122,7 +189,8 @@ def test_an_unknown_method_is_an_error_before_anything_is_made(folder: Path) -> 
     assert not (folder / "unknown").exists()
 
 
-def test_every_experiment_has_a_table_whose_rows_can_be_configured() -> None:
-    for name in config.experiments():
-        for row in config.load_table(name).methods.values():
-            config.load(name, row.settings)
+@pytest.mark.parametrize("name", config.experiments())
+def test_every_experiment_has_a_table_whose_methods_can_be_built(name: str) -> None:
+    with torch.device("meta"):
+        for row in choose_rows(config.load_table(name), [], []):
+            methods.refined(methods.build(row.config), row.config)

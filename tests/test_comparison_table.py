@@ -11,7 +11,7 @@ from rich.console import Console
 from scipy import stats
 
 from bingo_pl import BingoError
-from bingo_pl.comparison_table import MethodInfo, compare, write_tables
+from bingo_pl.comparison_table import MethodInfo, paired_tests, write_tables
 from bingo_pl.tables import DASH
 
 METHODS = {
@@ -86,22 +86,24 @@ def test_tests_are_paired_by_group_whatever_the_order_of_rows(tmp_path: Path) ->
 def test_p_values_are_those_of_scipy_for_the_better_direction() -> None:
     rng = np.random.default_rng(0)
     good, bad = rng.normal(1.2, 1, 20), rng.normal(1, 1, 20)
-    higher = compare(series(good), series(bad), "greater")
+    higher = paired_tests(series(good), series(bad), "greater")
     assert higher.t == stats.ttest_rel(good, bad, alternative="greater").pvalue
     assert higher.wilcoxon == stats.wilcoxon(good - bad, alternative="greater").pvalue
-    assert compare(series(good), series(bad), "less").t == pytest.approx(1 - higher.t)
+    assert paired_tests(series(good), series(bad), "less").t == pytest.approx(1 - higher.t)
 
 
 def test_pairs_with_a_missing_value_are_dropped() -> None:
     a, b = [1.0, 2.0, 4.0, 9.0], [0.5, 1.0, 3.5, 7.0]
-    assert compare(series([*a, nan, 5]), series([*b, 1, nan]), "greater") == compare(series(a), series(b), "greater")
+    assert paired_tests(series([*a, nan, 5]), series([*b, 1, nan]), "greater") == paired_tests(
+        series(a), series(b), "greater"
+    )
 
 
 @pytest.mark.parametrize(
     ("a", "b"), [([1.0], [0.0]), ([1.0, 2.0], [0.0, nan]), ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]), ([nan, nan], [nan, nan])]
 )
 def test_nothing_to_test_has_no_p_value(a: list[float], b: list[float]) -> None:
-    p = compare(series(a), series(b), "greater")
+    p = paired_tests(series(a), series(b), "greater")
     assert isnan(p.t)
     assert isnan(p.wilcoxon)
 

@@ -78,8 +78,7 @@ class Bingo(Registrar):
         self.decoder = Decoder(dims, modalities, [width // 2 for width in channels])
         prior_variance = 1 / (smoothness * 2 * dims)
         self.heads = nn.ModuleList(
-            VelocityHead(dims, channels[scale], head_depth, torch.tensor(prior_variance).log().item())
-            for scale in velocity_scales
+            VelocityHead(dims, channels[scale], head_depth, math.log(prior_variance)) for scale in velocity_scales
         )
         if dims == 2:  # convolutions of few channels run 2 to 3 times faster on a CPU
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs

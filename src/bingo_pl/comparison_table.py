@@ -70,7 +70,7 @@ TEST_CAPTION = (
     f"Bold: t-test p < {SIGNIFICANCE}. {DASH}: nothing to test."
 )
 
-Scores = dict[str, pd.DataFrame]
+ScoresByMethod = dict[str, pd.DataFrame]
 """For each method, in the table's order, its row of ``groups.csv`` for each group, in one order of the groups."""
 
 
@@ -119,7 +119,7 @@ def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], folder
     )
 
 
-def compare(reference: pd.Series, other: pd.Series, better: Better) -> PValues:
+def paired_tests(reference: pd.Series, other: pd.Series, better: Better) -> PValues:
     """One-sided paired t-test and Wilcoxon signed-rank test that the reference is better.
 
     Args:
@@ -138,7 +138,7 @@ def compare(reference: pd.Series, other: pd.Series, better: Better) -> PValues:
     return PValues(float(t), float(wilcoxon))
 
 
-def _by_method(groups: pd.DataFrame, methods: list[str]) -> Scores:
+def _by_method(groups: pd.DataFrame, methods: list[str]) -> ScoresByMethod:
     """The methods' rows, checked to be of the same groups, once each."""
     groups = groups[groups["method"].isin(methods)]
     names = groups["group"].unique()
@@ -156,9 +156,9 @@ def _by_method(groups: pd.DataFrame, methods: list[str]) -> Scores:
     return {method: by_group.loc[method].loc[names] for method in methods}
 
 
-def _test_all(scores: Scores) -> Tests:
+def _test_all(scores: ScoresByMethod) -> Tests:
     return {
-        (column, method, reference): compare(scores[reference][column], scores[method][column], better)
+        (column, method, reference): paired_tests(scores[reference][column], scores[method][column], better)
         for column, better in METRICS.items()
         for reference in REFERENCES
         for method in scores
@@ -166,14 +166,14 @@ def _test_all(scores: Scores) -> Tests:
     }
 
 
-def _best(scores: Scores, column: str) -> set[str]:
+def _best(scores: ScoresByMethod, column: str) -> set[str]:
     """The best methods by a metric; means that look equal in the table are ties and share their rank."""
     means = pd.Series({method: rows[column].mean() for method, rows in scores.items() if method != UNREGISTERED})
     ranks = means.round(COLUMNS[column].decimals).rank(method="min", ascending=METRICS[column] == "less")
     return set(ranks[ranks <= BEST].index)
 
 
-def _main_grid(scores: Scores, methods: Mapping[str, MethodInfo], tests: Tests, title: str) -> Grid:
+def _main_grid(scores: ScoresByMethod, methods: Mapping[str, MethodInfo], tests: Tests, title: str) -> Grid:
     columns = {"method": [Cell(method) for method in methods]}
     for column, shown in COLUMNS.items():
         columns[shown.heading] = _cells(scores, tests, column)
@@ -187,7 +187,7 @@ def _main_grid(scores: Scores, methods: Mapping[str, MethodInfo], tests: Tests, 
     return Grid(title, numeric, list(zip(*columns.values(), strict=True)), _caption(scores))
 
 
-def _cells(scores: Scores, tests: Tests, column: str) -> list[Cell]:
+def _cells(scores: ScoresByMethod, tests: Tests, column: str) -> list[Cell]:
     """A column of ``groups.csv``, a cell for each method."""
     best = _best(scores, column) if column in METRICS else set()
     cells = []
@@ -198,7 +198,7 @@ def _cells(scores: Scores, tests: Tests, column: str) -> list[Cell]:
     return cells
 
 
-def _ratio(scores: Scores, method: str) -> float:
+def _ratio(scores: ScoresByMethod, method: str) -> float:
     return ratio_of_means(scores[method]["gwi"], scores[UNREGISTERED]["gwi"])
 
 
@@ -209,14 +209,14 @@ def _extract(main: Grid, caption: str) -> Grid:
     return Grid(main.title, columns, [list(compress(row, kept)) for row in main.rows], caption)
 
 
-def _marks(scores: Scores) -> str:
+def _marks(scores: ScoresByMethod) -> str:
     """What the raised marks in the table mean."""
     marked = ", ".join(f"{mark} {reference}" for reference, mark in MARKS.items() if reference in scores)
     test = f"one-sided paired t-test, p < {SIGNIFICANCE}"
     return f"Marks: significantly worse than {marked} on the same groups ({test})." if marked else ""
 
 
-def _caption(scores: Scores) -> str:
+def _caption(scores: ScoresByMethod) -> str:
     rows = scores[UNREGISTERED]
     sizes = ", ".join(str(size) for size in sorted(rows["size"].unique()))
     return (
@@ -232,7 +232,7 @@ def _caption(scores: Scores) -> str:
     )
 
 
-def _test_grids(scores: Scores, tests: Tests) -> list[Grid]:
+def _test_grids(scores: ScoresByMethod, tests: Tests) -> list[Grid]:
     """For each metric that was measured, the p-values of every method against every reference."""
     references = [reference for reference in REFERENCES if reference in scores]
     measured = [column for column in METRICS if scores[UNREGISTERED][column].notna().any()]
@@ -260,7 +260,7 @@ def _p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _numbers(scores: Scores, methods: Mapping[str, MethodInfo], tests: Tests) -> pd.DataFrame:
+def _numbers(scores: ScoresByMethod, methods: Mapping[str, MethodInfo], tests: Tests) -> pd.DataFrame:
     """All figures, unrounded, a row for each method.
 
     Columns: ``method``, ``given``, ``parameters``; ``<column>_mean``, ``_std`` and ``_n`` (groups that have a value)

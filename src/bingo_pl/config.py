@@ -233,11 +233,22 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_table(name: str) -> TableConfig:
-    """The methods to compare on the experiment ``name``: those of the table of this name, else of ``default``."""
-    own = _folder() / "tables" / f"{name}.yaml"
-    source = own if own.is_file() else _folder() / "tables" / "default.yaml"
+    """The methods to compare on the experiment ``name``: those of the table of its name, else of its nearest base that
+    has one, else of ``default``.
+
+    Raises:
+        BingoError: the table's file is wrong.
+    """
+    files = [_folder() / "tables" / f"{family}.yaml" for family in (*_family(name), "default")]
+    source = next(file for file in files if file.is_file())
     tree = {"experiment": name, **yaml.safe_load(source.read_text())}
-    return cast(TableConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), tree)))
+    try:
+        return cast(TableConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), tree)))
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise BingoError(
+            f"{source}: {error.full_key or ''}: {reason}. A table holds methods, each with settings and start"
+        ) from error
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -267,12 +278,29 @@ def to_yaml(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """``key: old -> new`` for each setting that differs."""
-    before, after = dict(_leaves(to_tree(old))), dict(_leaves(to_tree(new)))
+    before, after = dict(leaves(old)), dict(leaves(new))
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def leaves(config: Config) -> list[tuple[str, Any]]:
+    """Every setting as ``section.key`` and its value."""
+    return list(_leaves(to_tree(config)))
+
+
+def with_data(name: str, overrides: Sequence[str]) -> str:
+    """The experiment itself, or its phantom preset where the settings name no data."""
+    preset = f"{name}_phantom"
+    return name if load(name, overrides).data.root or preset not in experiments() else preset
 
 
 def _folder() -> Any:
     return files("bingo_pl.experiments")
+
+
+def _family(experiment: str) -> list[str]:
+    """An experiment and its bases, nearest first."""
+    base = _read(experiment).get("base")
+    return [experiment, *(_family(base) if base else [])]
 
 
 def _layers(experiment: str) -> list[Tree]:

@@ -112,7 +112,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     _refuse_changes(old, config, FIXED_BY_NETWORK)
     data = build_data(config, console)
     task = build_task(config)
-    load_weights(task, checkpoint)
+    load_weights(task, checkpoint, config)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
     _write_config(config, folder)
     _test(config, data, task, folder, console, loggers=[])
@@ -240,26 +240,25 @@ def _fit(
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return run
-    load_weights(task, run / "checkpoints" / "best.ckpt")
+    load_weights(task, run / "checkpoints" / "best.ckpt", config)
     _test(config, data, task, run, console, loggers)
     draw_curves(history.path, run / "figures" / "curves.png")
     return run
 
 
-def load_weights(task: RegistrationTask, checkpoint: Path) -> None:
+def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Config:
     """Fill a task with the weights of a checkpoint of the same network.
 
+    Returns:
+        The settings that it was trained with.
+
     Raises:
-        BingoError: not a checkpoint of this project, or of another network.
+        BingoError: not a checkpoint of this project, or of another network than that of ``config``.
     """
-    read_provenance(checkpoint)  # the file is one of ours
-    try:
-        task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    except RuntimeError as error:
-        raise BingoError(
-            f"{checkpoint} holds the weights of another network than these settings describe. "
-            "Give the settings it was trained with (config.yaml in its run's folder)"
-        ) from error
+    trained_with = settings.from_tree(read_provenance(checkpoint)["config"])
+    _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
+    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    return trained_with
 
 
 def _checkpoints(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:

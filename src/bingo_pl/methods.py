@@ -24,6 +24,10 @@ def _bingo(config: Config) -> Registrar:
 
 def _iterative(config: Config, similarity: str) -> Registrar:
     settings, stiffness = config.iterative, config.weights.bending
+    _check_descent("iterative", settings.learning_rate, settings.steps)
+    _check("weights.bending", stiffness, stiffness >= 0, "no negative weight")
+    _check("iterative.levels", settings.levels, settings.levels >= 1, "at least one level")
+    _check("iterative.control_spacing", settings.control_spacing, settings.control_spacing > 0, "a positive distance")
     descent = Descent(settings.learning_rate, settings.steps)
     transforms: dict[str, Callable[[], Registrar]] = {
         "velocity": lambda: Iterative(similarity, stiffness, descent, settings.levels),
@@ -74,6 +78,8 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
         BingoError: there is no trained method to start from.
     """
     refine = config.refine
+    _check_descent("refine", refine.learning_rate, refine.steps)
+    _check("refine.bending", refine.bending, refine.bending >= 0, "no negative weight")
     if not refine.steps:
         return registrar
     if not trainable(registrar):
@@ -82,3 +88,13 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
             "Set iterative.steps, or refine a trained method"
         )
     return Refined(registrar, refine.similarity, refine.bending, Descent(refine.learning_rate, refine.steps))
+
+
+def _check_descent(section: str, learning_rate: float, steps: int) -> None:
+    _check(f"{section}.learning_rate", learning_rate, learning_rate > 0, "a positive rate")
+    _check(f"{section}.steps", steps, steps >= 0, "no negative number")
+
+
+def _check(name: str, value: float, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise BingoError(f"{name}={value}: wanted {wanted}")

@@ -46,7 +46,7 @@ def ape(images: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         images: (B, N, 1, *S), registered.
-        mask: (B, 1, 1, *S) bool, overlap of the images' sampling domains and foregrounds.
+        mask: (B, 1, 1, *S) bool, the voxels to count, e.g. the overlap of the images' domains.
 
     Returns:
         (B,).
