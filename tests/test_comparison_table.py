@@ -47,7 +47,7 @@ def results() -> pd.DataFrame:
 
 def written(groups: pd.DataFrame, folder: Path, names: Sequence[str] = NAMES[1:]) -> pd.DataFrame:
     """``table.csv`` by method."""
-    write_tables(groups, {name: METHODS[name] for name in names}, folder)
+    write_tables(groups, {name: METHODS[name] for name in names}, "a CPU", folder)
     return pd.read_csv(folder / "table.csv", index_col="method")
 
 
@@ -191,7 +191,7 @@ def test_every_file_shows_every_method(tmp_path: Path) -> None:
 
 
 def test_latex_is_ascii_and_escaped(tmp_path: Path) -> None:
-    write_tables(results(), {**METHODS, "bingo": MethodInfo(None, "50 % of {a_b} & $c$")}, tmp_path)
+    write_tables(results(), {**METHODS, "bingo": MethodInfo(None, "50 % of {a_b} & $c$")}, "a CPU", tmp_path)
     text = (tmp_path / "table.tex").read_text(encoding="utf-8")
     assert text.isascii()
     assert r"bingo\_partial" in text
@@ -201,7 +201,7 @@ def test_latex_is_ascii_and_escaped(tmp_path: Path) -> None:
 
 
 def test_html_needs_nothing_else(tmp_path: Path) -> None:
-    write_tables(results(), {**METHODS, "ape": MethodInfo(None, "<script>")}, tmp_path)
+    write_tables(results(), {**METHODS, "ape": MethodInfo(None, "<script>")}, "a CPU", tmp_path)
     text = (tmp_path / "table.html").read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "http" not in text
@@ -209,7 +209,7 @@ def test_html_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_screen_fits_80_columns(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=80)
-    console.print(write_tables(results(), METHODS, tmp_path))
+    console.print(write_tables(results(), METHODS, "a CPU", tmp_path))
     assert isinstance(console.file, StringIO)
     assert "…" not in console.file.getvalue()
     assert "bingo_partial" in console.file.getvalue()

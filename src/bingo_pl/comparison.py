@@ -89,7 +89,8 @@ def compare(
     everything = choose_rows(table, overrides, list(dict.fromkeys([*table.methods, *names])))
     infos = _finished([row.name for row in everything], own, len(data.test_dataloader()), folder)
     _draw(config, data, list(infos), folder)
-    _write_all(infos, folder, console)
+    hardware = f"{experiment.device(config)}, {torch.get_num_threads()} threads"
+    _write_all(infos, hardware, folder, console)
     if failures:
         raise BingoError(f"{len(failures)} of {len(wanted)} methods could not be run: {', '.join(failures)}, see above")
     return folder
@@ -166,10 +167,10 @@ def _kept(path: Path) -> Registration:
     return Registration(tensors["displacement"], tensors["inverse"])
 
 
-def _write_all(infos: Mapping[str, MethodInfo], folder: Path, console: Console) -> None:
+def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, console: Console) -> None:
     groups = pd.concat([pd.read_csv(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
     _write(groups, folder / SCORES)
-    console.print(write_tables(groups, infos, folder))
+    console.print(write_tables(groups, infos, hardware, folder))
     console.print(f"written: {folder}/table.csv, .md, .tex, .html, {SCORES} and figures/")
 
 

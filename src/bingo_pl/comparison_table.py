@@ -86,12 +86,13 @@ Tests = dict[tuple[str, str, str], PValues]
 """By metric, method and the reference that may be better than it."""
 
 
-def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], folder: Path) -> Table:
+def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], hardware: str, folder: Path) -> Table:
     """Write ``table.csv``, ``table.md``, ``table.tex`` and ``table.html``, each whole or not at all.
 
     Args:
         groups: ``groups.csv``: a row for each method and group, those of method ``none`` before registration.
         methods: what to show, in order, apart from ``none``, which comes first; other methods' rows are left out.
+        hardware: what time and memory were measured on.
         folder: where the files go; its name is the title.
 
     Returns:
@@ -103,7 +104,7 @@ def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], folder
     methods = {UNREGISTERED: MethodInfo(None, DASH), **methods}
     scores = _by_method(groups, list(methods))
     tests = _test_all(scores)
-    main = _main_grid(scores, methods, tests, title=f"Comparison {folder.name}")
+    main = _main_grid(scores, methods, tests, f"Comparison {folder.name}", hardware)
     grids = [main, *_test_grids(scores, tests)]
     files = {
         "table.csv": _numbers(scores, methods, tests).to_csv(index=False, na_rep="nan"),
@@ -173,7 +174,9 @@ def _best(scores: ScoresByMethod, column: str) -> set[str]:
     return set(ranks[ranks <= BEST].index)
 
 
-def _main_grid(scores: ScoresByMethod, methods: Mapping[str, MethodInfo], tests: Tests, title: str) -> Grid:
+def _main_grid(
+    scores: ScoresByMethod, methods: Mapping[str, MethodInfo], tests: Tests, title: str, hardware: str
+) -> Grid:
     columns = {"method": [Cell(method) for method in methods]}
     for column, shown in COLUMNS.items():
         columns[shown.heading] = _cells(scores, tests, column)
@@ -184,7 +187,7 @@ def _main_grid(scores: ScoresByMethod, methods: Mapping[str, MethodInfo], tests:
     ]
     columns["given"] = [Cell(info.given) for info in methods.values()]
     numeric = {heading: heading not in ("method", "given") for heading in columns}
-    return Grid(title, numeric, list(zip(*columns.values(), strict=True)), _caption(scores))
+    return Grid(title, numeric, list(zip(*columns.values(), strict=True)), _caption(scores, hardware))
 
 
 def _cells(scores: ScoresByMethod, tests: Tests, column: str) -> list[Cell]:
@@ -216,7 +219,7 @@ def _marks(scores: ScoresByMethod) -> str:
     return f"Marks: significantly worse than {marked} on the same groups ({test})." if marked else ""
 
 
-def _caption(scores: ScoresByMethod) -> str:
+def _caption(scores: ScoresByMethod, hardware: str) -> str:
     rows = scores[UNREGISTERED]
     sizes = ", ".join(str(size) for size in sorted(rows["size"].unique()))
     return (
@@ -226,9 +229,11 @@ def _caption(scores: ScoresByMethod) -> str:
         "what is left of the misalignment. gWI ratio: mean gWI over that of none, over groups that have both. HD95, "
         "ASSD: 95th percentile of the Hausdorff distance and average symmetric surface distance of the labels. "
         "Folding: voxels whose Jacobian determinant is not positive. SDlogJ: standard deviation of its logarithm. "
-        "Time, peak memory: of registering one group; memory of the tensors on a GPU, of the whole process on a CPU. "
+        f"Time, peak memory: of registering one group on {hardware}; memory of the tensors on a GPU, growth of the "
+        "process on a CPU. "
         "Parameters: of the network; of an iterative method, of the velocities of one group. Given: what a method had "
-        "besides the group that it registers."
+        "besides the group that it registers; all trained methods also the epoch, that of least gWI on the validation "
+        "groups."
     )
 
 

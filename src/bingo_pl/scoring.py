@@ -94,18 +94,18 @@ def timed(registrar: Registrar, batch: GroupBatch) -> tuple[Registration, float,
 
     Returns:
         The result, the seconds until the device had finished, and the peak memory meanwhile in 10^6 bytes. On a GPU
-        that is the most that tensors occupied, weights and batch among them. On a CPU under Linux it is the most that
-        the whole process had resident: also Python, the libraries, the data in memory and what earlier calls have not
-        given back to the system. Other systems only know the peak since the process began, so there it is NaN.
+        that is the most that tensors occupied, weights and batch among them. On a CPU under Linux it is by how much the
+        process's resident memory rose at most; what earlier calls have freed without giving it back to the system is
+        used again without a rise. Other systems only know the peak since the process began, so there it is NaN.
     """
     assert not registrar.training, "registrars are scored in evaluation mode"
     device = batch.images.device
-    measurable = _forget_peak_memory(device)
+    before = _watch_memory(device)
     start = _now(device)
     with torch.no_grad():
         result = registrar(batch)
     seconds = _now(device) - start
-    return result, seconds, _peak_memory_bytes(device) / MEGABYTE if measurable else math.nan
+    return result, seconds, math.nan if before is None else (_peak_memory_bytes(device) - before) / MEGABYTE
 
 
 def _scores(
@@ -154,20 +154,22 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _forget_peak_memory(device: torch.device) -> bool:
-    """Let the peak be that from now on. Whether that can be done here."""
+def _watch_memory(device: torch.device) -> int | None:
+    """Let the peak be that from now on, above the bytes returned; None where it cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return True
+        return 0
     try:
         (PROCESS / "clear_refs").write_text("5")  # resets VmHWM, see man 5 proc_pid_clear_refs
     except OSError:  # not Linux, or a container that forbids it
-        return False
-    return True
+        return None
+    return _process_bytes("VmRSS")
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_bytes("VmHWM")
+
+
+def _process_bytes(entry: str) -> int:
     status = dict(line.split(":", 1) for line in (PROCESS / "status").read_text().splitlines())
-    return 1024 * int(status["VmHWM"].removesuffix("kB"))
+    return 1024 * int(status[entry].removesuffix("kB"))

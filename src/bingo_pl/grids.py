@@ -1,0 +1,92 @@
+"""Where the voxels of an image are: nibabel's and TorchIO's RAS convention, and SimpleITK's LPS."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from bingo_pl.errors import BingoError
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""RAS mm to LPS mm, and back."""
+SHEAR_TOLERANCE = 1e-3
+"""Cosine of the angle between two axes above which a grid is sheared, which ITK's images cannot be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The voxels of an image in space; a 2D image has one voxel along the third axis.
+
+    Raises:
+        BingoError: the affine is no image geometry: not finite, singular or sheared.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    """(4, 4) array index to RAS mm; any rotation, flip and voxel size."""
+
+    def __post_init__(self) -> None:
+        assert len(self.shape) == 3, f"a grid has three sizes, got {self.shape}"
+        assert self.affine.shape == (4, 4), f"an affine is (4, 4), got {self.affine.shape}"
+        if not (np.isfinite(self.affine).all() and (self.spacing > 0).all()):
+            problem = "not finite or singular"
+        elif np.abs(self.directions.T @ self.directions - np.eye(3)).max() > SHEAR_TOLERANCE:
+            problem = "sheared"
+        else:
+            return
+        raise BingoError(
+            f"the image's affine is {problem}: {self.affine.tolist()}. Wanted: three perpendicular axes with positive "
+            "voxel sizes. Correct the header, or resample the image"
+        )
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Grid:
+        """The grid of a 3D SimpleITK image."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+        affine[:3, 3] = image.GetOrigin()
+        return cls(image.GetSize(), LPS @ affine)
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """(3,) mm per voxel."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """(3, 3) unit vectors of the axes in RAS, one a column."""
+        return self.affine[:3, :3] / self.spacing
+
+    def to_sitk(self, array: NDArray) -> sitk.Image:
+        """The SimpleITK image of voxels (X, Y, Z) or vectors (X, Y, Z, C); the dtype is kept."""
+        assert array.shape[:3] == self.shape, f"a grid of {self.shape} cannot hold {array.shape}"
+        image = sitk.GetImageFromArray(array.swapaxes(0, 2), isVector=array.ndim == 4)
+        image.SetSpacing(self.spacing.tolist())
+        image.SetOrigin((LPS @ self.affine)[:3, 3].tolist())
+        image.SetDirection((LPS[:3, :3] @ self.directions).ravel().tolist())
+        return image
+
+    def corners(self, index_to_index: NDArray, edge: float = 0.5) -> NDArray[np.float64]:
+        """Where the corners of the field of view are in another grid.
+
+        Args:
+            index_to_index: (4, 4) from this grid's indices to the other's.
+            edge: voxels from the centres of the outermost voxels outwards, along axes of several voxels.
+
+        Returns:
+            (8, 3) indices of the other grid.
+        """
+        ends = [(-edge, size - 1 + edge) if size > 1 else (0.0, 0.0) for size in self.shape]
+        corners = np.array(list(itertools.product(*ends)))
+        return corners @ index_to_index[:3, :3].T + index_to_index[:3, 3]
+
+    def part(self, first: NDArray, step: NDArray, shape: tuple[int, int, int]) -> Grid:
+        """The grid along the same axes from index ``first`` (3,) on, with a voxel every ``step`` (3,) of these."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ first
+        affine[:3, :3] *= step
+        return Grid(shape, affine)
