@@ -6,29 +6,21 @@ whose fourth size is 1. All come out as (1, X, Y, Z) with a RAS affine; 2D files
 
 from __future__ import annotations
 
-import itertools
 import warnings
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 import torch
 import torchio as tio
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 
-from bingo_pl.errors import BingoError
+from data_modules.problems import Problem, refuse
+from data_modules.volume import corner_distance_mm, open_volume, voxel_size_mm
 
-GEOMETRY_TOLERANCE_MM = 0.1
-"""sform and qform closer than this at every corner are the same: float32 quaternions are less exact than matrices."""
+__all__ = ["corner_distance_mm", "read_image", "read_labels", "read_mask", "read_voxels"]
+
 ROUNDING_TOLERANCE = 1e-3
 """How far from a whole number a label may be stored."""
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error, HeaderDataError, ImageFileError)
-"""What nibabel and SimpleITK raise on damaged files."""
 
 
 def read_image(path: Path, fill_nonfinite: float | None = None) -> tio.ScalarImage:
@@ -44,19 +36,12 @@ def read_image(path: Path, fill_nonfinite: float | None = None) -> tio.ScalarIma
     Raises:
         BingoError: the file is missing or damaged, 4D, RGB, complex, constant or not finite, or its header is wrong.
     """
-    data, affine = _read(path)
+    data, affine = read_voxels(path)
     data = data.astype(np.float32)
-    bad = ~np.isfinite(data)
-    if bad.any() and fill_nonfinite is None:
-        raise BingoError(
-            f"{path}: {int(bad.sum())} of {data.size} voxels are NaN or Inf. Correct the file, or set "
-            "data.fill_nonfinite to the value that they should get, e.g. 0"
-        )
-    data[bad] = fill_nonfinite
-    if data.min() == data.max():
-        raise BingoError(
-            f"{path}: every voxel is {data.min():g}; there is nothing to register. Remove or replace the image"
-        )
+    if fill_nonfinite is None:
+        refuse(path, nonfinite(data))
+    data[~np.isfinite(data)] = fill_nonfinite
+    refuse(path, constant(data))
     return tio.ScalarImage(tensor=torch.from_numpy(data)[None], affine=affine)
 
 
@@ -80,12 +65,7 @@ def read_labels(
     ids = _read_ids(path, image)
     for old, new in (relabel or {}).items():
         ids[ids == old] = new
-    unknown = sorted({int(i) for i in np.unique(ids)} - {0, *label_ids})
-    if unknown:
-        raise BingoError(
-            f"{path}: label ids {unknown} are not among the known ids {sorted(label_ids)} (0 is background). "
-            "Add them to data.label_ids or correct the file"
-        )
+    refuse(path, unknown_ids(ids, label_ids))
     return tio.LabelMap(tensor=torch.from_numpy(ids.astype(np.int16))[None], affine=image.affine)
 
 
@@ -96,127 +76,119 @@ def read_mask(path: Path, image: tio.ScalarImage) -> tio.LabelMap:
         BingoError: as for labels, or the mask is empty.
     """
     mask = _read_ids(path, image) != 0
-    if not mask.any():
-        raise BingoError(
-            f"{path}: the mask is empty. Correct it, or leave the mask column empty for the default foreground"
-        )
+    refuse(path, empty_mask(mask))
     return tio.LabelMap(tensor=torch.from_numpy(mask.astype(np.uint8))[None], affine=image.affine)
 
 
-def corner_distance_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The largest distance between the places that two affines give to a corner of a volume."""
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, size - 1) for size in shape])])
-    return float(np.linalg.norm(corners @ (affine - other).T[:, :3], axis=1).max())
+def nonfinite(data: np.ndarray) -> Problem | None:
+    """NaN or Inf among intensities."""
+    count = data.size - int(np.isfinite(data).sum())
+    if not count:
+        return None
+    return Problem(
+        "error",
+        f"{count} of {data.size} voxels are NaN or Inf",
+        "one such voxel makes every sum over the image NaN, the registration too",
+        "Correct the file, or set data.fill_nonfinite to the value that they should get, e.g. 0",
+    )
+
+
+def constant(data: np.ndarray) -> Problem | None:
+    """Intensities (none of them NaN) without any contrast."""
+    if data.min() != data.max():
+        return None
+    return Problem(
+        "error",
+        f"every voxel is {data.min():g}; there is nothing to register",
+        "an image without contrast shows no anatomy",
+        "Remove or replace the image",
+    )
+
+
+def fractional(data: np.ndarray) -> Problem | None:
+    """Values of a label map or mask that are not whole numbers, beyond rounding."""
+    if data.dtype.kind != "f" or rounding(data) <= ROUNDING_TOLERANCE:  # written so that NaN fails too
+        return None
+    return Problem(
+        "error",
+        "a label map must hold whole numbers; this one was probably interpolated",
+        "between the ids 1 and 3 interpolation writes 2, another structure",
+        "Use nearest neighbour",
+    )
+
+
+def rounding(data: np.ndarray) -> float:
+    """The largest distance of a value from a whole number; NaN where there is NaN or Inf."""
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(data - np.rint(data)).max())
+
+
+def unknown_ids(ids: np.ndarray, label_ids: Collection[int]) -> Problem | None:
+    """Whole-numbered ids that are neither 0 nor in the list."""
+    unknown = sorted({int(i) for i in np.unique(ids)} - {0, *label_ids})
+    if not unknown:
+        return None
+    return Problem(
+        "error",
+        f"label ids {unknown} are not among the known ids {sorted(label_ids)} (0 is background)",
+        "a structure under a wrong id would be scored as another one, or not at all",
+        "Add them to data.label_ids or correct the file",
+    )
+
+
+def empty_mask(mask: np.ndarray) -> Problem | None:
+    if mask.any():
+        return None
+    return Problem(
+        "error",
+        "the mask is empty",
+        "the image would have no voxel by which it could be registered",
+        "Correct it, or leave the mask column empty for the default foreground",
+    )
+
+
+def other_grid(
+    shape: tuple[int, ...], affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray
+) -> Problem | None:
+    """A label map or mask that does not lie on its image's grid, up to half a voxel."""
+    why = "its voxels would name the wrong places of the image"
+    if shape != image_shape:
+        return Problem(
+            "error",
+            f"the label map or mask has {shape} voxels, its image {image_shape}",
+            why,
+            "Resample it to the image's grid (nearest neighbour)",
+        )
+    distance = corner_distance_mm(affine, image_affine, shape)
+    tolerance = voxel_size_mm(image_affine).min() / 2
+    if distance <= tolerance:
+        return None
+    return Problem(
+        "error",
+        f"the label map or mask lies up to {distance:.1f} mm from its image, more than half a voxel "
+        f"({tolerance:.2g} mm)",
+        why,
+        "Correct its header, or resample it to the image's grid (nearest neighbour)",
+    )
 
 
 def _read_ids(path: Path, image: tio.ScalarImage) -> np.ndarray:
     """Whole numbers (X, Y, Z) on the image's grid."""
-    data, affine = _read(path)
-    if data.shape != image.spatial_shape:
-        raise BingoError(
-            f"{path}: the label map or mask has {data.shape} voxels, its image {image.spatial_shape}. "
-            "Resample it to the image's grid (nearest neighbour)"
-        )
-    distance = corner_distance_mm(affine, image.affine, data.shape)
-    if distance > min(image.spacing) / 2:
-        raise BingoError(
-            f"{path}: the label map or mask lies up to {distance:.1f} mm from its image, more than half a voxel "
-            f"({min(image.spacing) / 2:.2g} mm). Correct its header, or resample it to the image's grid "
-            "(nearest neighbour)"
-        )
-    if data.dtype.kind != "f":
-        return data.astype(np.int64)
-    ids = np.rint(data)
-    if not np.abs(data - ids).max() <= ROUNDING_TOLERANCE:  # written so that NaN fails too
-        raise BingoError(
-            f"{path}: a label map must hold whole numbers; this one was probably interpolated. Use nearest neighbour"
-        )
-    return ids.astype(np.int64)
+    data, affine = read_voxels(path)
+    refuse(path, other_grid(data.shape, affine, image.spatial_shape, image.affine), fractional(data))
+    return np.rint(data).astype(np.int64)
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (X, Y, Z) and the 4x4 RAS affine of a file of any format."""
-    if not path.is_file():
-        raise BingoError(f"{path}: no such file. Correct the path or remove the image from the cohort")
-    try:
-        data, affine = _read_nifti(path) if path.name.endswith((".nii", ".nii.gz")) else _read_itk(path)
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise BingoError(
-            f"{path}: cannot be read, the file is damaged or no image ({reason}). Copy or convert it again"
-        ) from error
-    if data.dtype.fields is not None or data.dtype.kind not in "biuf":
-        raise BingoError(
-            f"{path}: holds {data.dtype} voxels, but one real number per voxel is needed. Save one channel or "
-            "the magnitude"
-        )
-    shape = data.shape
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim == 2:
-        data = data[..., None]
-    if data.ndim != 3 or data.size == 0:
-        raise BingoError(
-            f"{path}: has shape {shape}, but one 2D or 3D image is needed. Split a 4D file into one file per "
-            "time point or contrast"
-        )
-    return np.ascontiguousarray(data), affine
+def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z), as stored, and the 4x4 RAS affine of a file of any format.
 
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = nib.load(path)
-    with ImageOpener(path) as file:  # nibabel repairs bad voxel sizes silently: look at the file's own
-        raw = type(image.header).from_fileobj(file, check=False)
-    sizes = raw["pixdim"][1 : 1 + min(len(image.shape), 3)]
-    needed = sizes[[size > 1 for size in image.shape[:3]]]  # an axis of one voxel needs no spacing
-    if not (np.isfinite(sizes).all() and (needed > 0).all()):
-        raise BingoError(
-            f"{path}: the voxel size (pixdim) is {sizes.tolist()} mm, but must be positive. Correct the header"
-        )
-    return np.asanyarray(image.dataobj), _nifti_affine(path, image)
-
-
-def _nifti_affine(path: Path, image: nib.Nifti1Image) -> np.ndarray:
-    """The sform; the qform where there is no usable sform. A disagreement is reported."""
-    sform, sform_code = image.header.get_sform(coded=True)
-    qform, qform_code = image.header.get_qform(coded=True)
-    if not sform_code or not qform_code:
-        affine, name = image.affine, "affine"
-    elif _invalid(sform):
-        affine, name = qform, "qform"
-    else:
-        affine, name = sform, "sform"
-    if problem := _invalid(affine):
-        raise BingoError(f"{path}: the {name} of the header is {problem}. Correct the header or resample the image")
-    if sform_code and qform_code:
-        shape = (*image.shape, 1, 1)[:3]
-        distance = corner_distance_mm(sform, qform, shape)
-        if not distance <= GEOMETRY_TOLERANCE_MM:
-            warnings.warn(
-                f"{path}: sform and qform differ by up to {distance:.1f} mm; the {name} is used", stacklevel=2
-            )
-    return affine
-
-
-def _invalid(affine: np.ndarray) -> str:
-    """What makes an affine unusable as an image geometry, or nothing."""
-    if not np.isfinite(affine).all():
-        return "not finite"
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if (sizes == 0).any():
-        return "singular"
-    directions = affine[:3, :3] / sizes
-    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:  # ITK's geometries cannot shear
-        return "sheared"
-    return ""
-
-
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = sitk.ReadImage(str(path))
-    if image.GetNumberOfComponentsPerPixel() > 1 or image.GetDimension() not in (2, 3):
-        raise BingoError(
-            f"{path}: has size {image.GetSize()} and {image.GetNumberOfComponentsPerPixel()} values per voxel, "
-            "but one 2D or 3D image with one value per voxel is needed. Split the file"
-        )
-    converted = tio.ScalarImage.from_sitk(image)
-    return converted.numpy()[0], converted.affine
+    Raises:
+        BingoError: the file is missing or damaged, or holds no image of real numbers.
+    """
+    volume = open_volume(path)
+    refuse(path, *volume.problems)
+    for problem in volume.problems:
+        warnings.warn(f"{path}: {problem.what}", stacklevel=2)
+    assert volume.data is not None
+    assert volume.affine is not None
+    return volume.data, volume.affine

@@ -11,14 +11,18 @@ import data_modules
 LAYERS = (
     {"errors", "seeding", "spatial", "posterior"},
     {"atomic", "regularity", "similarity", "networks", "typesetting"},
-    {"batch", "attention_unet"},
+    {"batch", "attention_unet", "grids", "landmarks"},
+    {"transforms"},
+    {"resampling"},
     {"misalign", "metrics", "registrar", "views", "tables"},
     {"bingo", "baselines", "panels", "scoring"},
     {"data_modules", "task", "population", "figures", "comparison_table", "comparison_figure"},
-    {"config", "history", "curves"},
+    {"config", "history", "curves", "check_report"},
     {"callbacks", "methods"},
     {"experiment"},
-    {"comparison"},
+    {"rows"},
+    {"comparison", "register"},
+    {"apply"},
     {"cli"},
 )
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}

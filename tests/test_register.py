@@ -59,7 +59,9 @@ def test_simpleitk_alone_repeats_the_registration(checkpoint: Path, members: lis
     for member in members:
         registered = sitk.ReadImage(str(out / "registered" / f"{member.modality}.nii.gz"))
         transform = sitk.ReadTransform(str(out / "transforms" / f"{member.modality}_forward.h5"))
-        again = sitk.Resample(sitk.ReadImage(str(member.image)), registered, transform, sitk.sitkLinear, 0.0)
+        image = sitk.ReadImage(str(member.image))
+        outside = float(sitk.GetArrayFromImage(image).min())
+        again = sitk.Resample(image, registered, transform, sitk.sitkLinear, outside)
         difference = np.abs(sitk.GetArrayFromImage(again) - sitk.GetArrayFromImage(registered))
         assert difference.max() < 1e-3 * 1000  # of the intensities' range
         assert sitk.GetArrayFromImage(registered).std() > 100, "not an empty image"
@@ -74,9 +76,8 @@ def test_the_written_inverse_undoes_the_forward_transform(
     inner = 0.25 + 0.5 * random.random((200, 3))
     points = [grid.TransformContinuousIndexToPhysicalPoint(p) for p in (inner * [*grid.GetSize()[:2], 0]).tolist()]
     for member in members:
-        forward, inverse = (
-            sitk.ReadTransform(str(out / "transforms" / f"{member.modality}_{way}.h5")) for way in ("forward", "inverse")
-        )
+        stem = str(out / "transforms" / member.modality)
+        forward, inverse = (sitk.ReadTransform(f"{stem}_{way}.h5") for way in ("forward", "inverse"))
         back = [inverse.TransformPoint(forward.TransformPoint(point)) for point in points]
         assert np.linalg.norm(np.subtract(back, points), axis=1).mean() < 0.1 * min(grid.GetSpacing())
 

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
 import torchio as tio
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -25,12 +23,14 @@ from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.grids import Grid
 from bingo_pl.registrar import Registrar
-from bingo_pl.transforms import FieldTransform, forward_and_inverse, write_transform
+from bingo_pl.resampling import resample_image, resample_labels
+from bingo_pl.transforms import FieldTransform, forward_and_inverse, write_image, write_transform
 from data_modules.preprocess import Member, foreground, rescale
 from data_modules.reading import read_image, read_mask
 
 RECORD = "registration.json"
 """Written last: a folder that has it is whole."""
+IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,8 @@ def to_batch(scans: Sequence[Scan], grid: Grid, config: Config) -> GroupBatch:
         arrays = [torch.from_numpy(sitk.GetArrayFromImage(image).T.copy()).reshape(1, 1, *shape) for image in images]
         return torch.stack(arrays, dim=1)
 
-    images = stack([_resample(rescale(scan.image, scan.member.image), grid, sitk.sitkLinear) for scan in scans])
-    masks = stack([_resample(scan.mask, grid, sitk.sitkNearestNeighbor) for scan in scans]) > 0
+    images = stack([resample_image(_to_sitk(rescale(scan.image, scan.member.image)), IDENTITY, grid) for scan in scans])
+    masks = stack([resample_labels(_to_sitk(scan.mask), IDENTITY, grid) for scan in scans]) > 0
     for scan, mask in zip(scans, masks[0], strict=True):
         if not mask.any():
             raise BingoError(f"{scan.member.image}: nothing of it lies on the group grid. Correct its header or mask")
@@ -197,11 +197,8 @@ def _foreground_box(scan: Scan) -> Grid:
     return scan.grid.part(first, np.ones(3), (x, y, z))
 
 
-def _resample(image: tio.Image, grid: Grid, how: int, transform: sitk.Transform | None = None) -> sitk.Image:
-    """An image on a grid, 0 outside its field of view."""
-    moving = Grid(image.spatial_shape, image.affine).to_sitk(image.numpy()[0])
-    like = grid.to_sitk(np.zeros(grid.shape, np.uint8))
-    return sitk.Resample(moving, like, transform or sitk.Transform(3, sitk.sitkIdentity), how, 0.0)
+def _to_sitk(image: tio.Image) -> sitk.Image:
+    return Grid(image.spatial_shape, image.affine).to_sitk(image.numpy()[0])
 
 
 def _write(
@@ -213,30 +210,16 @@ def _write(
 ) -> None:
     total = np.zeros(grid.shape)
     for scan, (forward, inverse) in zip(scans, fields, strict=True):
-        registered = _resample(scan.image, grid, sitk.sitkLinear, forward.transform)
+        registered = resample_image(_to_sitk(scan.image), forward.transform, grid)
         write_image(sitk.GetArrayFromImage(registered).T, grid, output / "registered" / f"{scan.name}.nii.gz")
         write_transform(forward, output / "transforms" / f"{scan.name}_forward")
         write_transform(inverse, output / "transforms" / f"{scan.name}_inverse")
         unit = rescale(scan.image, scan.member.image)
-        total += sitk.GetArrayFromImage(_resample(unit, grid, sitk.sitkLinear, forward.transform)).T
+        total += sitk.GetArrayFromImage(resample_image(_to_sitk(unit), forward.transform, grid)).T
     write_image((total / len(scans)).astype(np.float32), grid, output / "template" / "mean.nii.gz")
     for scan, picture in zip(scans, pictures.get("reconstruction", torch.empty(1, 0))[0], strict=False):
         array = picture.cpu().numpy().reshape(grid.shape)
         write_image(array, grid, output / "template" / f"{scan.name}.nii.gz")
-
-
-def write_image(array: NDArray, grid: Grid, path: Path) -> None:
-    """Write voxels (X, Y, Z) as NIfTI, whole or not at all."""
-    nifti = nib.Nifti1Image(array, grid.affine)
-    nifti.set_sform(grid.affine, code=1)
-    nifti.set_qform(grid.affine, code=1)
-    with replacing(path) as temporary:
-        named = temporary.with_name(f"{temporary.name}.nii.gz")  # nibabel goes by the extension
-        try:
-            nib.save(nifti, named)
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
 
 
 def _write_record(scans: Sequence[Scan], grid: Grid, config: Config, checkpoint: Path, output: Path) -> None:

@@ -160,8 +160,29 @@ def write_transform(field: FieldTransform, stem: Path) -> None:
             raise OSError(" ".join(str(error).split())) from error
         finally:
             named.unlink(missing_ok=True)
-    with replacing(stem.with_name(f"{stem.name}.nii.gz")) as temporary:
-        temporary.write_bytes(gzip.compress(_displacement_nifti(field).to_bytes(), compresslevel=6, mtime=0))
+    write_nifti(_displacement_nifti(field), stem.with_name(f"{stem.name}.nii.gz"))
+
+
+def write_image(array: NDArray, grid: Grid, path: Path) -> None:
+    """Write voxels (X, Y, Z) as compressed NIfTI, whole or not at all; the dtype is kept.
+
+    Raises:
+        BingoError: the file cannot be written.
+    """
+    write_nifti(nib.Nifti1Image(array, grid.affine), path)
+
+
+def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
+    """Write a compressed NIfTI file whose sform and qform both are the image's affine, whole or not at all.
+
+    Raises:
+        BingoError: the file cannot be written.
+    """
+    nifti.set_sform(nifti.affine, code=1)
+    nifti.set_qform(nifti.affine, code=1)
+    nifti.header.set_xyzt_units("mm")
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=6, mtime=0))
 
 
 def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:
@@ -172,9 +193,6 @@ def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:
     vectors = sitk.GetArrayFromImage(sampled).swapaxes(0, 2)[:, :, :, None]
     nifti = nib.Nifti1Image(vectors, field.grid.affine)
     nifti.header.set_intent(VECTOR_INTENT)
-    nifti.header.set_xyzt_units("mm")
-    nifti.set_sform(field.grid.affine, code=1)
-    nifti.set_qform(field.grid.affine, code=1)
     return nifti
 
 

@@ -1,0 +1,121 @@
+"""Look at every file before anything is trained or registered: what would fail, what would mislead, how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bingo_pl.errors import BingoError
+from data_modules.folder_listing import list_folder, role_of
+from data_modules.group_pitfalls import Seen, cohort_findings, group_findings
+from data_modules.listing import FORMATS, Finding, Listing, ending
+from data_modules.manifest_listing import list_manifest
+from data_modules.mending import mend
+from data_modules.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
+from data_modules.problems import Mend, Problem, Severity, found
+from data_modules.volume import Volume, open_volume
+
+Track = Callable[[Collection[Path]], Iterable[Path]]
+"""Shows how far a loop over files is."""
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found."""
+
+    findings: tuple[Finding, ...]
+    files: int
+    """How many were looked at."""
+    mended: int
+    """How many mended copies were written."""
+
+    def count(self, severity: Severity) -> int:
+        return sum(finding.problem.severity == severity for finding in self.findings)
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is nothing but notes."""
+        return self.count("error") + self.count("warning") == 0
+
+
+def check(path: Path, label_ids: Collection[int], copies: Path | None, track: Track) -> Checkup:
+    """Look at every file once.
+
+    Args:
+        path: an image, a folder of images at any depth, or a manifest.
+        label_ids: the foreground ids that label maps may hold; empty where any may.
+        copies: the folder for mended copies of files, where it is safe to mend them; nothing in it is overwritten.
+        track: wraps the loop over the files, e.g. in a progress bar.
+
+    Raises:
+        BingoError: there is nothing to look at, or a copy cannot be written.
+    """
+    if copies is not None and copies.exists() and not copies.is_dir():
+        raise BingoError(f"{copies}: is a file, but a folder for mended copies is needed. Name another one")
+    listing = list_files(path)
+    findings = list(listing.findings)
+    seen: dict[Path, Seen] = {}
+    mended = 0
+    for file in track(listing.roles):
+        volume = open_volume(file)
+        problems = [*volume.problems, *found(_pitfalls(volume, listing.roles[file], label_ids))]
+        changes = _mend(volume, problems, listing, copies) if copies else {}
+        mended += bool(changes)
+        findings += [Finding(listing.name(file), problem, _change(problem, changes)) for problem in problems]
+        if (facts := Seen.of(volume)) is not None:
+            seen[file] = facts
+    for group in listing.groups:
+        findings += group_findings(group, listing, seen)
+    findings += cohort_findings(listing.groups)
+    return Checkup(tuple(findings), len(listing.roles), mended)
+
+
+def list_files(path: Path) -> Listing:
+    """All image files below a folder, of a manifest, or the one file.
+
+    Raises:
+        BingoError: there is nothing to look at.
+    """
+    if path.is_dir():
+        listing = list_folder(path)
+    elif not path.is_file():
+        raise BingoError(f"{path}: no such file or folder. Name an image, a folder of images or a manifest (CSV)")
+    elif ending(path, FORMATS):
+        listing = Listing(path.parent)
+        listing.roles[path].add(role_of(path))
+    elif path.suffix == ".csv":
+        listing = list_manifest(path)
+    else:
+        raise BingoError(
+            f"{path}: neither an image ({' '.join(FORMATS)}) nor a manifest (.csv). Name one of them, or a folder"
+        )
+    if not listing.roles and not listing.findings:
+        raise BingoError(f"{path}: holds no image ({' '.join(FORMATS)}). Name a folder of images or a manifest")
+    return listing
+
+
+def _pitfalls(volume: Volume, roles: Collection[str], label_ids: Collection[int]) -> Iterator[Problem | None]:
+    yield from header_pitfalls(volume)
+    if volume.data is None:
+        return
+    if "image" in roles:
+        yield from image_pitfalls(volume)
+    if "label" in roles:
+        yield from label_pitfalls(volume.data, label_ids)
+    if "mask" in roles:
+        yield from mask_pitfalls(volume.data)
+
+
+def _mend(volume: Volume, problems: list[Problem], listing: Listing, copies: Path) -> dict[Mend, str]:
+    """Write a copy without the problems that can be mended, under the same relative path. What was changed."""
+    mends = {problem.mend for problem in problems if problem.mend}
+    relative = Path(listing.name(volume.path))
+    if volume.nifti is None or volume.data is None or not mends or ".." in relative.parts:
+        return {}
+    copy = copies / relative
+    return {} if copy.exists() else mend(volume, mends, copy)
+
+
+def _change(problem: Problem, changes: dict[Mend, str]) -> str:
+    return changes.get(problem.mend, "") if problem.mend else ""

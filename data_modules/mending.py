@@ -1,0 +1,71 @@
+"""Copies of NIfTI files without what can be mended safely: the header is corrected, the voxels stay as they are.
+
+Only label ids that are whole but for rounding are written anew, as integers.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Collection
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bingo_pl.atomic import replacing
+from data_modules.problems import Mend
+from data_modules.volume import Volume, corner_distance_mm
+
+
+def mend(volume: Volume, mends: Collection[Mend], copy: Path) -> dict[Mend, str]:
+    """Write a mended copy of a file.
+
+    Args:
+        volume: the opened file, with a readable NIfTI image.
+        mends: the changes to make.
+        copy: where to; compressed if it ends with ``.gz``.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        BingoError: the copy cannot be written.
+    """
+    assert volume.nifti is not None
+    assert volume.data is not None
+    header = volume.nifti.raw.copy()
+    offset = header.get_data_offset()
+    voxels = volume.nifti.content[offset:]
+    changes = {}
+    if Mend.GEOMETRY in mends:
+        changes[Mend.GEOMETRY] = _set_geometry(header, volume)
+    if Mend.SLOPE in mends:
+        header["scl_slope"], header["scl_inter"] = 1, 0
+        changes[Mend.SLOPE] = "scl_slope set to 1"
+    if Mend.AXES in mends:
+        header.set_data_shape(volume.data.shape)
+        changes[Mend.AXES] = f"shape set to {volume.data.shape}"
+    if Mend.IDS in mends:
+        ids = np.rint(volume.data).astype(np.int64)
+        kind = np.result_type(np.min_scalar_type(ids.min()), np.min_scalar_type(ids.max()))
+        header.set_data_dtype(kind)
+        header["scl_slope"], header["scl_inter"] = 1, 0
+        voxels = ids.astype(kind.newbyteorder(header.endianness)).tobytes(order="F")
+        changes[Mend.IDS] = f"ids rounded to {kind}"
+    between = volume.nifti.content[len(header.binaryblock) : offset]  # header extensions
+    content = header.binaryblock + between + voxels
+    with replacing(copy) as temporary:
+        temporary.write_bytes(gzip.compress(content, 6) if copy.suffix.lower() == ".gz" else content)
+    return changes
+
+
+def _set_geometry(header: nib.Nifti1Header, volume: Volume) -> str:
+    """Give qform, sform and voxel size one value: the geometry that is used, as exactly as a qform can hold it."""
+    assert volume.nifti is not None
+    assert volume.affine is not None
+    form = volume.nifti.form
+    code = int(header[f"{form}_code"])
+    header.set_qform(volume.affine, code)
+    header.set_sform(header.get_qform(), code)
+    moved = corner_distance_mm(header.get_qform(), volume.affine, (*volume.nifti.header.get_data_shape(), 1, 1)[:3])
+    return f"qform, sform and voxel size set to the {form} (corners move by {moved:.2g} mm)"
