@@ -22,6 +22,7 @@ from bingo_pl import config as settings
 from bingo_pl import experiment, metrics
 from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
+from bingo_pl.lightning import device_of
 from bingo_pl.registrar import Registrar
 from bingo_pl.rows import Row, choose_rows, ready
 from data_modules.base import GroupDataModule
@@ -62,7 +63,7 @@ def combinations(grid: Sequence[str]) -> list[list[str]]:
 
 def validate(row: Row, registrar: Registrar, data: GroupDataModule) -> dict[str, float]:
     """Means over the validation groups under their fixed misalignments."""
-    device = experiment.device(row.config)
+    device = device_of(row.config)
     scores: dict[str, list[torch.Tensor]] = {}
     seconds = 0.0
     for batch in data.val_dataloader():

@@ -18,7 +18,7 @@ LAYERS = (
     {"bingo", "baselines", "panels", "scoring"},
     {"data_modules", "task", "population", "figures", "comparison_table", "comparison_figure"},
     {"config", "history", "curves", "check_report"},
-    {"callbacks", "methods"},
+    {"callbacks", "methods", "lightning"},
     {"experiment"},
     {"rows"},
     {"comparison", "register"},

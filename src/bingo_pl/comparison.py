@@ -22,6 +22,7 @@ from bingo_pl.comparison_figure import draw_comparison
 from bingo_pl.comparison_table import MethodInfo, write_tables
 from bingo_pl.config import Config, TableConfig
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.lightning import device_of
 from bingo_pl.registrar import Registrar, Registration
 from bingo_pl.rows import Row, choose_rows, identity, read_identity, ready, refuse_others, write_identity
 from bingo_pl.scoring import UNREGISTERED, Scores, score, score_unregistered
@@ -89,7 +90,7 @@ def compare(
     everything = choose_rows(table, overrides, list(dict.fromkeys([*table.methods, *names])))
     infos = _finished([row.name for row in everything], own, len(data.test_dataloader()), folder)
     _draw(config, data, list(infos), folder)
-    hardware = f"{experiment.device(config)}, {torch.get_num_threads()} threads"
+    hardware = f"{device_of(config)}, {torch.get_num_threads()} threads"
     _write_all(infos, hardware, folder, console)
     if failures:
         raise BingoError(f"{len(failures)} of {len(wanted)} methods could not be run: {', '.join(failures)}, see above")
@@ -122,7 +123,7 @@ def _score_groups(row: Row, registrar: Registrar, data: GroupDataModule, folder:
     done = {one["group"] for one in scores}
     warm = not methods.trainable(registrar)
     batches = track(
-        _groups(data, experiment.device(row.config)),
+        _groups(data, device_of(row.config)),
         description=f"{row.name}: groups",
         total=len(data.test_dataloader()),
         console=console,

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import wandb
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
@@ -28,6 +24,7 @@ from bingo_pl.config import Config
 from bingo_pl.curves import draw_curves
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.history import History
+from bingo_pl.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
 from bingo_pl.tables import summary, write_test_csv
 from bingo_pl.task import Optimisation, RegistrationTask
 from data_modules import DATA_MODULES
@@ -39,9 +36,6 @@ FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", 
 """Settings that a checkpoint has stored in its own way, so that changing them would do nothing."""
 RUN_FOLDER = "BINGO_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""Half-precision parameters would move voxels."""
-WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 def train(config: Config, console: Console) -> Path:
@@ -66,7 +60,7 @@ def train(config: Config, console: Console) -> Path:
     if not learns:
         console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
         _write_config(config, run)
-        _test(config, data, task, run, console, _wandb_loggers(config, run))
+        _test(config, data, task, run, console, wandb_loggers(config, run))
         return run
     return _fit(config, data, task, run, console, checkpoint=None)
 
@@ -226,14 +220,14 @@ def _fit(
     history = History(run / "metrics.csv")
     if checkpoint:
         history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-    loggers = [history, *_wandb_loggers(config, run)]
+    loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
-        _checkpoints(run, "best", "val/gwi", config.trainer.validate_every),
-        _checkpoints(run, "last", None, 1),
+        keep_checkpoint(run, "best", "val/gwi", config.trainer.validate_every),
+        keep_checkpoint(run, "last", None, 1),
     ]
     callbacks = [*checkpoints, Provenance(config, data.fingerprint()), TrainingProgress(console)]
-    trainer = _trainer(config, loggers, callbacks, run)
+    trainer = make_trainer(config, loggers, callbacks, run)
     parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
     console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
     console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
@@ -261,17 +255,6 @@ def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Co
     return trained_with
 
 
-def _checkpoints(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        run / "checkpoints",
-        filename=name,
-        monitor=monitor,
-        every_n_epochs=epochs,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-
-
 def _test(
     config: Config,
     data: GroupDataModule,
@@ -283,7 +266,7 @@ def _test(
     task.registrar = methods.refined(task.registrar, config)
     figures = TestFigures(config, folder / "figures")
     one_device = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
-    _trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
+    make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
     write_test_csv(task.test_scores, folder / "test.csv")
     console.print(summary(task.test_scores))
     console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
@@ -296,63 +279,6 @@ def _test(
             logger.log_metrics(means)
             if config.log.wandb_images:
                 logger.log_image("test", [str(path) for path in figures.paths])
-
-
-def _trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], folder: Path) -> pl.Trainer:
-    # Our own lines say what these would: how many parameters, which device, how far.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
-    trainer = config.trainer
-    if trainer.precision not in PRECISIONS:
-        raise unknown_name("trainer.precision", trainer.precision, PRECISIONS)
-    if trainer.epochs < trainer.validate_every:
-        raise BingoError(
-            f"trainer.epochs={trainer.epochs} ends before the first validation, after {trainer.validate_every} epochs "
-            "(trainer.validate_every). Train longer or validate earlier"
-        )
-    return pl.Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the name
-        max_epochs=trainer.epochs,
-        gradient_clip_val=trainer.clip_gradient_norm,
-        check_val_every_n_epoch=trainer.validate_every,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
-        logger=loggers,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        default_root_dir=folder,
-    )
-
-
-def device(config: Config) -> torch.device:
-    """Where one process registers."""
-    one = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
-    return _trainer(one, [], [], Path(config.runs)).strategy.root_device
-
-
-def _wandb_loggers(config: Config, run: Path) -> list[Logger]:
-    mode = config.log.wandb
-    if mode == "disabled":
-        return []
-    if mode == "auto":
-        os.environ.setdefault("WANDB_SILENT", "true")
-        mode = "online" if wandb.login(prompt=False) else "offline"
-    logger = WandbLogger(
-        name=run.name,
-        save_dir=run,
-        project="bingo_pl",
-        mode=mode,
-        config=settings.to_tree(config),
-        settings=wandb.Settings(silent=mode == "offline"),
-    )
-    return [logger]
 
 
 @rank_zero_only

@@ -22,6 +22,7 @@ from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.grids import Grid
+from bingo_pl.lightning import device_of
 from bingo_pl.registrar import Registrar
 from bingo_pl.resampling import resample_image, resample_labels
 from bingo_pl.transforms import FieldTransform, forward_and_inverse, write_image, write_transform
@@ -76,7 +77,7 @@ def register_files(
     registrar = _load(checkpoint, config)
     grid = group_grid(scans, config.data.spacing_mm, len(config.data.roi), _stride(config))
     console.print(f"group grid: {describe(grid)}, along the axes of {scans[0].member.image}")
-    batch = to_batch(scans, grid, config).to(experiment.device(config))
+    batch = to_batch(scans, grid, config).to(device_of(config))
     with torch.no_grad():
         result = registrar(batch)
         pictures = registrar.explain(batch, result)
@@ -181,7 +182,7 @@ def read_scans(members: Sequence[Member]) -> list[Scan]:
 def _load(checkpoint: Path, config: Config) -> Registrar:
     task = experiment.build_task(config)
     experiment.load_weights(task, checkpoint, config)
-    return methods.refined(task.registrar, config).to(experiment.device(config)).eval()
+    return methods.refined(task.registrar, config).to(device_of(config)).eval()
 
 
 def _stride(config: Config) -> int:

@@ -19,6 +19,7 @@ from bingo_pl.atomic import replacing
 from bingo_pl.comparison_table import MethodInfo
 from bingo_pl.config import Config, RefineConfig, RowConfig, TableConfig
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.lightning import device_of
 from bingo_pl.registrar import Registrar
 
 TRAININGS = "trainings"
@@ -104,7 +105,7 @@ def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> 
         trained_with = experiment.load_weights(task, checkpoint, row.config)
     elif checkpoint is not None:
         raise BingoError(f"{row.name} has nothing to train and takes no checkpoint; leave {checkpoint} out")
-    registrar = registrar.to(experiment.device(row.config)).eval()
+    registrar = registrar.to(device_of(row.config)).eval()
     return registrar, MethodInfo(_parameters(registrar, row.config), _given(trained_with, row.config, registrar))
 
 
@@ -127,7 +128,7 @@ def _train(row: Row, run: Path, console: Console) -> Path:
 def identity(row: Row, fingerprint: str, checkpoint: Path | None) -> dict[str, Any]:
     """All that a row's results depend on, by name."""
     weights = "trained here" if checkpoint is None else hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    place = {"device": str(experiment.device(row.config)), "threads": torch.get_num_threads()}
+    place = {"device": str(device_of(row.config)), "threads": torch.get_num_threads()}
     return {**relevant(row.config), "data": fingerprint, "weights": weights, **place}
 
 

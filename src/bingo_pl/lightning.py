@@ -1,0 +1,98 @@
+"""Lightning set up from an experiment's settings: the trainer, its checkpoints and its loggers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import wandb
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from bingo_pl import config as settings
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError, unknown_name
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Half-precision parameters would move voxels."""
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+
+def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], folder: Path) -> pl.Trainer:
+    """Lightning's trainer, without a progress bar of its own.
+
+    Raises:
+        BingoError: a setting under ``trainer`` is unknown or contradicts another.
+    """
+    # Our own lines say what these would: how many parameters, which device, how far.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
+    trainer = config.trainer
+    if trainer.precision not in PRECISIONS:
+        raise unknown_name("trainer.precision", trainer.precision, PRECISIONS)
+    if trainer.epochs < trainer.validate_every:
+        raise BingoError(
+            f"trainer.epochs={trainer.epochs} ends before the first validation, after {trainer.validate_every} epochs "
+            "(trainer.validate_every). Train longer or validate earlier"
+        )
+    return pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the name
+        max_epochs=trainer.epochs,
+        gradient_clip_val=trainer.clip_gradient_norm,
+        check_val_every_n_epoch=trainer.validate_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        default_root_dir=folder,
+    )
+
+
+def device_of(config: Config) -> torch.device:
+    """Where one process registers."""
+    one = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
+    return make_trainer(one, [], [], Path(config.runs)).strategy.root_device
+
+
+def keep_checkpoint(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
+    """Keeps ``checkpoints/<name>.ckpt``: the newest, or that of the least ``monitor``, looked at every few epochs."""
+    return ModelCheckpoint(
+        run / "checkpoints",
+        filename=name,
+        monitor=monitor,
+        every_n_epochs=epochs,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def wandb_loggers(config: Config, run: Path) -> list[Logger]:
+    """W&B's logger, or none where it is disabled."""
+    mode = config.log.wandb
+    if mode == "disabled":
+        return []
+    if mode == "auto":
+        os.environ.setdefault("WANDB_SILENT", "true")
+        mode = "online" if wandb.login(prompt=False) else "offline"
+    logger = WandbLogger(
+        name=run.name,
+        save_dir=run,
+        project="bingo_pl",
+        mode=mode,
+        config=settings.to_tree(config),
+        settings=wandb.Settings(silent=mode == "offline"),
+    )
+    return [logger]
