@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +45,8 @@ def main(
         data.setup("fit")
         folder = Path(row.config.runs) / "tuning" / "_".join([name, *combination])
         registrar, _ = ready(row, checkpoint, folder, console)
-        result = {"experiment": name, "method": method, "settings": " ".join(combination)}
-        record(result | validate(row, registrar, data), output)
+        tried = {"experiment": name, "method": method, "settings": " ".join(combination)}
+        record({**tried, **validate(row, registrar, data)}, output)
     console.print(pd.read_csv(output).query("experiment == @name and method == @method").to_string(index=False))
 
 
@@ -79,8 +79,8 @@ def validate(row: Row, registrar: Registrar, data: GroupDataModule) -> dict[str,
     return {**means, "seconds": round(seconds, 1)}
 
 
-def record(result: dict[str, object], path: Path) -> None:
-    """Add a row to the CSV, in place of an older one of the same settings; the winners of each method come first."""
+def record(result: Mapping[str, str | float], path: Path) -> None:
+    """Add a row to the CSV, in place of an older one of the same settings; each method's winner comes first."""
     key = ["experiment", "method", "settings"]
     table = pd.DataFrame([result])
     if path.exists():
