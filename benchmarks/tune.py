@@ -36,17 +36,18 @@ def main(
     grid: Annotated[list[str], typer.Argument(metavar="KEY=VALUE,VALUE,...", help="Every combination is tried")],
     output: Annotated[Path, typer.Option(help="CSV that the results are added to")],
     checkpoint: Annotated[Path | None, typer.Option(help="Trained weights, instead of a training each time")] = None,
+    groups: Annotated[int, typer.Option(help="Stop after the batch with this many validation groups")] = 1000,
 ) -> None:
     """Register the validation groups under every combination of settings; the least mean gWI wins."""
-    name = settings.with_data(name, [])
     for combination in combinations(grid):
-        (row,) = choose_rows(settings.load_table(name), combination, [method])
+        (row,) = choose_rows(settings.load_table(settings.with_data(name, combination)), combination, [method])
         data = experiment.build_data(row.config, console)
         data.setup("fit")
-        folder = Path(row.config.runs) / "tuning" / "_".join([name, *combination])
+        folder = Path(row.config.runs) / "tuning" / "_".join([name, *combination]).replace("/", "_")
         registrar, _ = ready(row, checkpoint, folder, console)
-        tried = {"experiment": name, "method": method, "settings": " ".join(combination)}
-        record({**tried, **validate(row, registrar, data)}, output)
+        chosen = " ".join(setting for setting in combination if not setting.startswith("data.root="))
+        tried = {"experiment": name, "method": method, "settings": chosen}
+        record({**tried, **validate(row, registrar, data, groups)}, output)
     console.print(pd.read_csv(output).query("experiment == @name and method == @method").to_string(index=False))
 
 
@@ -61,12 +62,15 @@ def combinations(grid: Sequence[str]) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*axes)]
 
 
-def validate(row: Row, registrar: Registrar, data: GroupDataModule) -> dict[str, float]:
-    """Means over the validation groups under their fixed misalignments."""
+def validate(row: Row, registrar: Registrar, data: GroupDataModule, groups: int) -> dict[str, float]:
+    """Means over the first validation groups under their fixed misalignments."""
     device = device_of(row.config)
     scores: dict[str, list[torch.Tensor]] = {}
-    seconds = 0.0
+    seconds, done = 0.0, 0
     for batch in data.val_dataloader():
+        if done >= groups:
+            break
+        done += batch.groups
         batch = data.misalign_for_evaluation(batch.to(device), "val")
         start = time.perf_counter()
         with torch.no_grad():
@@ -76,7 +80,7 @@ def validate(row: Row, registrar: Registrar, data: GroupDataModule) -> dict[str,
         for key, value in values.items():
             scores.setdefault(key, []).append(value)
     means = {key: round(torch.cat(values).nanmean().item(), 4) for key, values in scores.items()}
-    return {**means, "seconds": round(seconds, 1)}
+    return {**means, "groups": done, "seconds": round(seconds, 1)}
 
 
 def record(result: Mapping[str, str | float], path: Path) -> None:

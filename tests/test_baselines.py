@@ -9,7 +9,7 @@ import torch
 
 from bingo_pl import BingoError
 from bingo_pl.attention_unet import AttResUNet
-from bingo_pl.baselines import SIMILARITIES, Amortised, Descent, Iterative, Refined
+from bingo_pl.baselines import SIMILARITIES, Amortised, Descent, Iterative, Refined, Similarity
 from bingo_pl.batch import GroupBatch
 from bingo_pl.metrics import groupwise_warping_index
 from bingo_pl.registrar import Registrar, Registration
@@ -22,7 +22,7 @@ every_similarity = pytest.mark.parametrize("similarity", list(SIMILARITIES))
 
 
 def quick(similarity: str = "ape") -> Iterative:
-    return Iterative(similarity, 10.0, Descent(0.1, steps=20), levels=2)
+    return Iterative(Similarity(similarity), 10.0, Descent(0.1, steps=20), levels=2)
 
 
 def moving(similarity: str = "ape", dims: int = 2) -> Amortised:
@@ -30,7 +30,7 @@ def moving(similarity: str = "ape", dims: int = 2) -> Amortised:
     torch.manual_seed(0)
     network = AttResUNet(dims, 3, channels=(4, 8, 8))
     torch.nn.init.normal_(network.velocity.weight, std=0.1)
-    return Amortised(network, similarity)
+    return Amortised(network, Similarity(similarity))
 
 
 @every_similarity
@@ -88,7 +88,7 @@ def test_iterative_registers_each_group_of_a_batch_by_itself(make_group: GroupMa
 
 def test_iterative_draws_voxels_in_3d_from_its_generator(make_group: GroupMaker) -> None:
     batch = make_group(modalities=(0, 1), shape=(16, 17, 18), groups=1)
-    method = Iterative("ape", 10.0, Descent(0.1, steps=5), levels=2)
+    method = Iterative(Similarity("ape"), 10.0, Descent(0.1, steps=5), levels=2)
     first, again, other = (method(batch, generator(seed)).displacement for seed in (0, 0, 1))
     assert first.shape == (1, 2, 3, 16, 17, 18)
     assert torch.equal(first, again)
@@ -108,12 +108,17 @@ def test_velocities_of_a_group_sum_to_zero_and_invert(make_group: GroupMaker) ->
 
 def test_an_image_smaller_than_its_pyramid_is_an_error(make_group: GroupMaker) -> None:
     with pytest.raises(BingoError, match=r"\(8, 32\).*too small for 3.*fewer levels"):
-        Iterative("ape", 10.0, Descent(0.1, steps=5))(make_group(shape=(8, 32)))
+        Iterative(Similarity("ape"), 10.0, Descent(0.1, steps=5))(make_group(shape=(8, 32)))
 
 
 def test_an_unknown_similarity_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(BingoError, match=r"unknown similarity 'apf'.*'ape'.*cte"):
-        Iterative("apf", 10.0, Descent(0.1, steps=5))
+        Similarity("apf")
+
+
+def test_a_single_bin_is_an_error() -> None:
+    with pytest.raises(BingoError, match="1 bins: wanted at least 2"):
+        Similarity("ape", bins=1)
 
 
 @pytest.mark.parametrize(("dims", "modalities", "published"), [(3, 4, 22.955), (2, 3, 8.036)])
@@ -126,7 +131,7 @@ def test_attresunet_has_the_published_number_of_parameters(dims: int, modalities
 
 
 def test_an_untrained_network_does_not_move_images(make_group: GroupMaker) -> None:
-    fresh = Amortised(AttResUNet(2, 3, channels=(4, 8, 8)), "ape")
+    fresh = Amortised(AttResUNet(2, 3, channels=(4, 8, 8)), Similarity("ape"))
     assert fresh(make_group()).displacement.abs().max() == 0
 
 
@@ -151,7 +156,7 @@ def test_every_parameter_of_the_network_learns(make_group: GroupMaker, similarit
 
 
 def test_training_lowers_the_similarity(make_group: GroupMaker) -> None:
-    batch, method = make_group(), Amortised(AttResUNet(2, 3, channels=(4, 8, 8)), "ape")
+    batch, method = make_group(), Amortised(AttResUNet(2, 3, channels=(4, 8, 8)), Similarity("ape"))
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
     values = []
     for _ in range(20):
@@ -195,7 +200,7 @@ class Still(Registrar):
 
 
 def refined(start: Registrar, steps: int = 20) -> Refined:
-    return Refined(start, "ape", 10.0, Descent(0.1, steps))
+    return Refined(start, Similarity("ape"), 10.0, Descent(0.1, steps))
 
 
 def test_refinement_comes_nearer_to_the_truth(make_group: GroupMaker) -> None:

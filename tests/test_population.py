@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bingo_pl.baselines import Descent
+from bingo_pl.baselines import Descent, Similarity
 from bingo_pl.metrics import groupwise_warping_index
 from bingo_pl.population import IterativePopulation, linear_displacement, rigid
 from bingo_pl.seeding import generator
@@ -25,7 +25,7 @@ def draw(shape: tuple[int, ...], size: float = 1.0) -> Tensor:
 
 
 def quick() -> IterativePopulation:
-    return IterativePopulation("ape", 1.0, Descent(0.2, steps=25), levels=2, spacing=8)
+    return IterativePopulation(Similarity("ape"), 1.0, Descent(0.2, steps=25), levels=2, spacing=8)
 
 
 @shapes

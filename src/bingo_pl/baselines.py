@@ -15,16 +15,16 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.registrar import Registrar, Registration
 from bingo_pl.regularity import bending_energy
-from bingo_pl.similarity import ape, cte, em_posterior, sample_voxels, x_coreg
+from bingo_pl.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
 from bingo_pl.spatial import compose, integrate, resize, resize_displacement, warp
 
 
-def _x_coreg(images: Tensor, mask: Tensor) -> Tensor:
-    return x_coreg(images, em_posterior(images, mask), mask)
+def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
+    return x_coreg(images, em_posterior(images, mask, bins), mask, bins)
 
 
-SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
-"""Registered images (B, N, 1, *S) and their overlap (B, 1, 1, *S) -> (B,), to be minimised."""
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
+"""Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
 VOXEL_SHARE = {2: 1.0, 3: 0.1}
 """Share of the voxels that a random draw of the similarity looks at, by D (X-metric)."""
 SMALLEST_LEVEL = 4
@@ -45,22 +45,41 @@ class VelocityRegistration(Registration):
         return cls(_integrate(velocity, squarings), _integrate(-velocity, squarings), velocity)
 
 
+@dataclass(frozen=True)
+class Similarity:
+    """A groupwise similarity as it is estimated.
+
+    Raises:
+        BingoError: there is no such similarity, or it has too few bins.
+    """
+
+    name: str
+    """In `SIMILARITIES`."""
+    bins: int = BINS
+    """Of the histograms, over the range of an image."""
+
+    def __post_init__(self) -> None:
+        if self.name not in SIMILARITIES:
+            raise unknown_name("similarity", self.name, SIMILARITIES)
+        if self.bins < 2:
+            raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
+
+    def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised."""
+        return SIMILARITIES[self.name](images, mask, self.bins)
+
+
 class SimilarityRegistrar(Registrar):
     """A method of one velocity an image that minimises a similarity of the registered images.
 
     Args:
-        similarity: a name in `SIMILARITIES`.
+        similarity: what is minimised.
         squarings: steps of scaling and squaring.
-
-    Raises:
-        BingoError: there is no such similarity.
     """
 
-    def __init__(self, similarity: str, squarings: int) -> None:
+    def __init__(self, similarity: Similarity, squarings: int) -> None:
         super().__init__()
-        if similarity not in SIMILARITIES:
-            raise unknown_name("similarity", similarity, SIMILARITIES)
-        self.similarity = SIMILARITIES[similarity]
+        self.similarity = similarity
         self.squarings = squarings
 
     def loss(
@@ -122,7 +141,7 @@ class Iterative(SimilarityRegistrar):
     """Minimises the similarity of each group anew, from coarse to fine images. It has nothing to train.
 
     Args:
-        similarity: a name in `SIMILARITIES`.
+        similarity: what is minimised.
         stiffness: alpha, the weight of N times the velocities' bending energy in full-resolution voxels. The published
             one is not known: choose it on validation groups.
         descent: at each level.
@@ -132,7 +151,7 @@ class Iterative(SimilarityRegistrar):
     """
 
     def __init__(
-        self, similarity: str, stiffness: float, descent: Descent, levels: int = 3, squarings: int = 7
+        self, similarity: Similarity, stiffness: float, descent: Descent, levels: int = 3, squarings: int = 7
     ) -> None:
         super().__init__(similarity, squarings)
         self.stiffness = stiffness
@@ -180,7 +199,7 @@ class Refined(SimilarityRegistrar):
 
     Args:
         start: the trained method.
-        similarity: a name in `SIMILARITIES`.
+        similarity: what is minimised.
         stiffness: weight of N times the bending energy of the whole displacement, in voxels, not of w alone: it smooths
             what the method was not sure of.
         descent: from w = 0, at full resolution.
@@ -188,7 +207,7 @@ class Refined(SimilarityRegistrar):
     """
 
     def __init__(
-        self, start: Registrar, similarity: str, stiffness: float, descent: Descent, squarings: int = 4
+        self, start: Registrar, similarity: Similarity, stiffness: float, descent: Descent, squarings: int = 4
     ) -> None:
         super().__init__(similarity, squarings)
         self.start = start
@@ -226,11 +245,11 @@ class Amortised(SimilarityRegistrar):
 
     Args:
         network: stacked images to velocities.
-        similarity: a name in `SIMILARITIES`.
+        similarity: what is minimised.
         squarings: steps of scaling and squaring.
     """
 
-    def __init__(self, network: AttResUNet, similarity: str, squarings: int = 7) -> None:
+    def __init__(self, network: AttResUNet, similarity: Similarity, squarings: int = 7) -> None:
         super().__init__(similarity, squarings)
         self.network = network
 

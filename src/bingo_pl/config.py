@@ -23,7 +23,7 @@ class DataConfig:
     """What is registered."""
 
     dataset: str = "mscmr"
-    """Data module: mscmr, brats or manifest."""
+    """Data module: mscmr, brats, learn2reg or manifest."""
     root: str = ""
     """Folder of the dataset (for `manifest`, its folder or CSV). Empty: the embedded phantom cohort."""
     modalities: list[str] = field(default_factory=lambda: ["C0", "LGE", "T2"])
@@ -94,6 +94,14 @@ class WeightConfig:
     """Bending energy of their velocities; alpha in the paper, where its value is not given."""
     truth: float = 0.0
     """gWI, in voxels, against the known synthetic misalignment. 0: unsupervised, as in the paper."""
+
+
+@dataclass
+class SimilarityConfig:
+    """How APE, CTE and X-CoReg are estimated, wherever they are minimised; see `bingo_pl.similarity`."""
+
+    bins: int = 64
+    """Of the histograms, over the range of an image."""
 
 
 @dataclass
@@ -183,6 +191,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+    similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
     iterative: IterativeConfig = field(default_factory=IterativeConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from bingo_pl.attention_unet import AttResUNet
-from bingo_pl.baselines import Amortised, Descent, Iterative, Refined
+from bingo_pl.baselines import Amortised, Descent, Iterative, Refined, Similarity
 from bingo_pl.bingo import Bingo
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
@@ -22,12 +22,13 @@ def _bingo(config: Config) -> Registrar:
     return registrar
 
 
-def _iterative(config: Config, similarity: str) -> Registrar:
+def _iterative(config: Config, name: str) -> Registrar:
     settings, stiffness = config.iterative, config.weights.bending
     _check_descent("iterative", settings.learning_rate, settings.steps)
     _check("weights.bending", stiffness, stiffness >= 0, "no negative weight")
     _check("iterative.levels", settings.levels, settings.levels >= 1, "at least one level")
     _check("iterative.control_spacing", settings.control_spacing, settings.control_spacing > 0, "a positive distance")
+    similarity = Similarity(name, config.similarity.bins)
     descent = Descent(settings.learning_rate, settings.steps)
     transforms: dict[str, Callable[[], Registrar]] = {
         "velocity": lambda: Iterative(similarity, stiffness, descent, settings.levels),
@@ -40,8 +41,9 @@ def _iterative(config: Config, similarity: str) -> Registrar:
     return transforms[settings.transform]()
 
 
-def _attresunet(config: Config, similarity: str) -> Registrar:
-    return Amortised(AttResUNet(len(config.data.roi), len(config.data.modalities)), similarity)
+def _attresunet(config: Config, name: str) -> Registrar:
+    network = AttResUNet(len(config.data.roi), len(config.data.modalities))
+    return Amortised(network, Similarity(name, config.similarity.bins))
 
 
 METHODS: dict[str, Callable[[Config], Registrar]] = {
@@ -87,7 +89,8 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
             f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already. "
             "Set iterative.steps, or refine a trained method"
         )
-    return Refined(registrar, refine.similarity, refine.bending, Descent(refine.learning_rate, refine.steps))
+    similarity = Similarity(refine.similarity, config.similarity.bins)
+    return Refined(registrar, similarity, refine.bending, Descent(refine.learning_rate, refine.steps))
 
 
 def _check_descent(section: str, learning_rate: float, steps: int) -> None:

@@ -13,6 +13,7 @@ from bingo_pl import seeding
 from bingo_pl.baselines import (
     VOXEL_SHARE,
     Descent,
+    Similarity,
     SimilarityRegistrar,
     compose_groups,
     group_bending,
@@ -45,7 +46,7 @@ class IterativePopulation(SimilarityRegistrar):
     a group are removed, so that the common space stays in the middle. The paper's baselines on Learn2Reg.
 
     Args:
-        similarity: a name in `SIMILARITIES`.
+        similarity: what is minimised.
         stiffness: weight of N times the free-form deformations' bending energy in voxels.
         descent: at each level of each stage.
         levels: of the image pyramid.
@@ -53,7 +54,7 @@ class IterativePopulation(SimilarityRegistrar):
     """
 
     def __init__(
-        self, similarity: str, stiffness: float, descent: Descent, levels: int = 3, spacing: float = 10.0
+        self, similarity: Similarity, stiffness: float, descent: Descent, levels: int = 3, spacing: float = 10.0
     ) -> None:
         super().__init__(similarity, squarings=0)
         self.stiffness = stiffness

@@ -29,7 +29,7 @@ INDIFFERENT = ("name", "runs", "log.", "data.workers", "data.cache_dir")
 """Settings that change no result."""
 OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step")
 """Settings that may differ between the rows of a table. The groups they are tested on are the same."""
-OF_METHOD = ("method", "iterative.", "refine.")
+OF_METHOD = ("method", "similarity.", "iterative.", "refine.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BINS = 64
-"""Over the range of an image."""
+"""Over the range of an image (X-metric). Small images want fewer: 64 x 64 bins of 80 x 96 voxels are mostly empty."""
 PADDING = 2
 """Further bins at either end, so that every window is complete. Windows are cubic B-splines of one bin's sigma."""
 SMALLEST_RANGE = 1e-4
@@ -25,34 +25,36 @@ SMALLEST_GAP = 1e-3
 """Between the two largest eigenvalues, whose sum is at most N; nearer, the eigenvector's derivative is damped."""
 
 
-def mutual_information(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+def mutual_information(first: Tensor, second: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
     """Mutual information of images, one by one.
 
     Args:
         first: (B, N, 1, *S).
         second: (B, N, 1, *S).
         mask: (B, 1, 1, *S) bool, the voxels to count.
+        bins: of the histograms, over the range of an image.
 
     Returns:
         (B, N) in nats.
     """
     a, weights = _voxels(first, mask)
     b, _ = _voxels(second, mask)
-    return _information(_joint_histogram(_parzen_windows(a, weights), _parzen_windows(b, weights), weights))
+    return _information(_joint_histogram(_parzen_windows(a, weights, bins), _parzen_windows(b, weights, bins), weights))
 
 
-def ape(images: Tensor, mask: Tensor) -> Tensor:
+def ape(images: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
     """Accumulated pairwise estimates (Wachinger & Navab 2013): -sum of the MI of all pairs over (N - 1) / 2.
 
     Args:
         images: (B, N, 1, *S), registered.
         mask: (B, 1, 1, *S) bool, the voxels to count, e.g. the overlap of the images' domains.
+        bins: of the histograms, over the range of an image.
 
     Returns:
         (B,).
     """
     x, weights = _voxels(images, mask)
-    windows = _parzen_windows(x, weights)
+    windows = _parzen_windows(x, weights, bins)
     size = x.shape[1]
     total = 0 * x.flatten(1).sum(1)  # a single image has no pair: zero, with zero gradient
     for i in range(size - 1):
@@ -61,18 +63,18 @@ def ape(images: Tensor, mask: Tensor) -> Tensor:
     return total / (max(size - 1, 1) / 2)
 
 
-def cte(images: Tensor, mask: Tensor) -> Tensor:
+def cte(images: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
     """Conditional template entropy (Polfliet 2018): sum of H(T | I_i), T the first principal component of the group.
 
     Arguments and result as `ape`. The template moves with the images, so its gradient counts.
     """
     x, weights = _voxels(images, mask)
-    template = _parzen_windows(_principal_component(x, weights), weights)
-    joint = _joint_histogram(template, _parzen_windows(x, weights), weights)
+    template = _parzen_windows(_principal_component(x, weights), weights, bins)
+    joint = _joint_histogram(template, _parzen_windows(x, weights, bins), weights)
     return _conditional_entropy(joint).sum(1)
 
 
-def x_coreg(images: Tensor, posterior: Tensor, mask: Tensor) -> Tensor:
+def x_coreg(images: Tensor, posterior: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
     """X-CoReg (Luo & Zhuang 2022): sum of H(Z | I_i), Z the latent classes.
 
     Arguments and result as `ape`, and:
@@ -80,12 +82,12 @@ def x_coreg(images: Tensor, posterior: Tensor, mask: Tensor) -> Tensor:
     """
     x, weights = _voxels(images, mask)
     classes, _ = _voxels(posterior, mask)
-    joint = _joint_histogram(classes[:, None], _parzen_windows(x, weights), weights)
+    joint = _joint_histogram(classes[:, None], _parzen_windows(x, weights, bins), weights)
     return _conditional_entropy(joint).sum(1)
 
 
 @torch.no_grad()
-def em_posterior(images: Tensor, mask: Tensor, classes: int = 4, iterations: int = 10) -> Tensor:
+def em_posterior(images: Tensor, mask: Tensor, bins: int = BINS, classes: int = 4, iterations: int = 10) -> Tensor:
     """Posterior of latent tissue classes, proportional to pi_k prod_i p(I_i | k), by expectation maximisation.
 
     Each p(I_i | k) is a Parzen estimate. EM starts from equally large classes along the group's first principal
@@ -94,6 +96,7 @@ def em_posterior(images: Tensor, mask: Tensor, classes: int = 4, iterations: int
     Args:
         images: (B, N, 1, *S), registered.
         mask: (B, 1, 1, *S) bool, the voxels that the classes are learned from.
+        bins: of the histograms, over the range of an image.
         classes: K.
         iterations: of EM.
 
@@ -101,7 +104,7 @@ def em_posterior(images: Tensor, mask: Tensor, classes: int = 4, iterations: int
         (B, K, 1, *S), no smaller than about 1e-3, summing to one over K; without gradient.
     """
     x, weights = _voxels(images, mask)
-    windows = _parzen_windows(x, weights)
+    windows = _parzen_windows(x, weights, bins)
     template = _principal_component(x, weights)
     quantiles = torch.linspace(0, 1, classes + 1, dtype=x.dtype, device=x.device)[1:-1]
     edges = template.where(weights > 0, torch.nan).nanquantile(quantiles, dim=-1)  # (K - 1, B, 1)
@@ -146,16 +149,16 @@ def _voxels(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return x, inside / inside.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _parzen_windows(x: Tensor, weights: Tensor) -> Tensor:
-    """Share (B, N, BINS + 2 PADDING, V) of each voxel in each bin of its image; they sum to one over the bins."""
+def _parzen_windows(x: Tensor, weights: Tensor, bins: int) -> Tensor:
+    """Share (B, N, bins + 2 PADDING, V) of each voxel in each bin of its image; they sum to one over the bins."""
     low, high = _range(x.detach(), weights)  # constants of the estimate
     unit = ((x - low) / (high - low).clamp(min=SMALLEST_RANGE)).clamp(0, 1)
-    position = unit * BINS + PADDING - 0.5  # bin i is centred at i
+    position = unit * bins + PADDING - 0.5  # bin i is centred at i
     first = position.detach().floor()
     t = (position - first)[:, :, None]
     cubic = torch.cat([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], dim=2) / 6
-    bins = first.long()[:, :, None] - 1 + torch.arange(4, device=x.device)[:, None]
-    return x.new_zeros(*x.shape[:2], BINS + 2 * PADDING, x.shape[2]).scatter(2, bins, cubic)
+    touched = first.long()[:, :, None] - 1 + torch.arange(4, device=x.device)[:, None]
+    return x.new_zeros(*x.shape[:2], bins + 2 * PADDING, x.shape[2]).scatter(2, touched, cubic)
 
 
 def _range(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
