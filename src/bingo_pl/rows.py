@@ -30,6 +30,7 @@ INDIFFERENT = ("name", "runs", "log.", "data.workers", "data.cache_dir")
 OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step")
 """Settings that may differ between the rows of a table. The groups they are tested on are the same."""
 OF_METHOD = ("method", "similarity.", "iterative.", "refine.")
+OF_REFINEMENT = ("similarity.", "refine.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _row(
         raise unknown_name(f"start of {name}", row.start, own)
     start = _row(row.start, rows, common, experiment_name, overrides)
     config = settings.override(start.config, [*row.settings, *overrides])
-    _refuse(name, settings.differences(start.config, config), ("refine.",), "a row that starts from another")
+    _refuse(name, settings.differences(start.config, config), OF_REFINEMENT, "a row that starts from another")
     return Row(name, config, start)
 
 
@@ -160,9 +161,14 @@ def write_identity(folder: Path, own: Mapping[str, Any], info: MethodInfo) -> No
 
 
 def _parameters(registrar: Registrar, config: Config) -> int | None:
-    """Of the network; for an iterative method, of the velocities of one image of each modality, as Table 1 has it."""
+    """Of the network; for an iterative method, of the velocities of one image of each modality, as Table 1 has it.
+
+    None for populations, whose groups have any number of images.
+    """
     if methods.trainable(registrar):
         return sum(parameter.numel() for parameter in registrar.parameters())
+    if config.iterative.transform != "velocity":
+        return None
     shape = config.data.roi
     return len(config.data.modalities) * len(shape) * torch.Size(shape).numel()
 
