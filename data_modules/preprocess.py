@@ -41,6 +41,8 @@ class Case:
     name: str
     subject: str
     members: tuple[Member, ...]
+    fewest: int = 2
+    """Members without which it is of no use."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^./\\#\x00-\x1f][^/\\#\x00-\x1f]{0,150}", self.name):
@@ -48,7 +50,7 @@ class Case:
                 f"'{self.name}' cannot name a group: names become file names, so they must not be empty, start "
                 "with a dot, hold a slash, a backslash, a '#' or control characters, or exceed 150 letters. Rename it"
             )
-        if len(self.members) < 2:
+        if len(self.members) < self.fewest:
             files = ", ".join(str(member.image) for member in self.members)
             raise BingoError(
                 f"group '{self.name}' has {len(self.members)} image ({files}), but two are needed to register "

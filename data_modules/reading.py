@@ -17,7 +17,16 @@ import torchio as tio
 from data_modules.problems import Problem, refuse
 from data_modules.volume import corner_distance_mm, open_volume, voxel_size_mm
 
-__all__ = ["corner_distance_mm", "read_image", "read_labels", "read_mask", "read_voxels"]
+__all__ = [
+    "corner_distance_mm",
+    "read_image",
+    "read_labels",
+    "read_mask",
+    "read_voxels",
+    "to_ids",
+    "to_image",
+    "to_mask",
+]
 
 ROUNDING_TOLERANCE = 1e-3
 """How far from a whole number a label may be stored."""
@@ -36,7 +45,11 @@ def read_image(path: Path, fill_nonfinite: float | None = None) -> tio.ScalarIma
     Raises:
         BingoError: the file is missing or damaged, 4D, RGB, complex, constant or not finite, or its header is wrong.
     """
-    data, affine = read_voxels(path)
+    return to_image(path, *read_voxels(path), fill_nonfinite)
+
+
+def to_image(path: Path, data: np.ndarray, affine: np.ndarray, fill_nonfinite: float | None = None) -> tio.ScalarImage:
+    """`read_image` for voxels (X, Y, Z) that have been read; ``path`` is named in errors."""
     data = data.astype(np.float32)
     if fill_nonfinite is None:
         refuse(path, nonfinite(data))
@@ -62,7 +75,7 @@ def read_labels(
     Raises:
         BingoError: as for an image, or an id is unknown or fractional, or the grid is not the image's.
     """
-    ids = _read_ids(path, image)
+    ids = to_ids(path, *read_voxels(path), image)
     for old, new in (relabel or {}).items():
         ids[ids == old] = new
     refuse(path, unknown_ids(ids, label_ids))
@@ -75,7 +88,12 @@ def read_mask(path: Path, image: tio.ScalarImage) -> tio.LabelMap:
     Raises:
         BingoError: as for labels, or the mask is empty.
     """
-    mask = _read_ids(path, image) != 0
+    return to_mask(path, *read_voxels(path), image)
+
+
+def to_mask(path: Path, data: np.ndarray, affine: np.ndarray, image: tio.ScalarImage) -> tio.LabelMap:
+    """`read_mask` for voxels (X, Y, Z) that have been read; ``path`` is named in errors."""
+    mask = to_ids(path, data, affine, image) != 0
     refuse(path, empty_mask(mask))
     return tio.LabelMap(tensor=torch.from_numpy(mask.astype(np.uint8))[None], affine=image.affine)
 
@@ -172,9 +190,8 @@ def other_grid(
     )
 
 
-def _read_ids(path: Path, image: tio.ScalarImage) -> np.ndarray:
-    """Whole numbers (X, Y, Z) on the image's grid."""
-    data, affine = read_voxels(path)
+def to_ids(path: Path, data: np.ndarray, affine: np.ndarray, image: tio.ScalarImage) -> np.ndarray:
+    """Whole numbers (X, Y, Z) int64, of voxels that should be on the image's grid; ``path`` is named in errors."""
     refuse(path, other_grid(data.shape, affine, image.spatial_shape, image.affine), fractional(data))
     return np.rint(data).astype(np.int64)
 

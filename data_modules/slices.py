@@ -13,12 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 import torchio as tio
 
+from data_modules import alignment as alignments
+
 log = logging.getLogger(__name__)
 
-HISTOGRAM_BINS = 32
-SAMPLED_SHARE = 0.5
-SAMPLING_SEED = 1
-ITERATIONS = 50
 PARALLEL = 0.9
 """Smallest cosine between the normals of two stacks whose slices can be compared."""
 
@@ -85,47 +83,12 @@ def align(fixed: sitk.Image, moving: sitk.Image, name: str) -> sitk.Transform:
     headers.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()]))
     mode = sitk.CenteredTransformInitializerFilter.GEOMETRY
     centres = sitk.AffineTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(2), mode))
-    start_cost, start = min(
-        ((_cost(fixed, moving, start), start) for start in (headers, centres)), key=lambda pair: pair[0]
-    )
-    result = sitk.AffineTransform(start)
-    try:
-        _registration(fixed, moving, result).Execute(fixed, moving)
-        cost = _cost(fixed, moving, result)
-    except RuntimeError as error:  # the slices left each other
-        log.info("%s: affine alignment failed (%s)", name, " ".join(str(error).split()))
-        return start
-    if cost >= start_cost:
-        log.info(
-            "%s: affine alignment did not improve the similarity (%.4f to %.4f) and is not used",
-            name,
-            -start_cost,
-            -cost,
-        )
-        return start
-    log.info("%s: affine alignment improved the mutual information from %.4f to %.4f", name, -start_cost, -cost)
-    return result
-
-
-def _registration(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
-    """A registration that changes ``transform`` in place; one thread and a seed, so that it repeats."""
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
-    method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(SAMPLED_SHARE, SAMPLING_SEED)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(learningRate=2.0, minStep=0.01, numberOfIterations=ITERATIONS)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([4, 2, 1])
-    method.SetInitialTransform(transform, inPlace=True)
-    return method
-
-
-def _cost(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
-    """Negative mutual information; infinite where the slices do not overlap."""
-    try:
-        return float(_registration(fixed, moving, transform).MetricEvaluate(fixed, moving))
-    except RuntimeError:
-        return float("inf")
+    alignment = alignments.align(fixed, moving, alignments.best_start(fixed, moving, (headers, centres)))
+    values = (name, alignment.start, alignment.similarity)
+    if alignment.failure:
+        log.info("%s: affine alignment failed (%s)", name, alignment.failure)
+    elif alignment.similarity <= alignment.start:
+        log.info("%s: affine alignment did not improve the similarity (%.4f) and is not used", *values[:2])
+    else:
+        log.info("%s: affine alignment improved the mutual information from %.4f to %.4f", *values)
+    return alignment.transform

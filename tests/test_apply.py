@@ -9,25 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bingo_pl import BingoError
+from bingo_pl import BingoError, register
 from bingo_pl.apply import apply
-from bingo_pl.register import register_files
-from data_modules.preprocess import Member
 
-from .test_register import OBLIQUE, QUIET, checkpoint, folder, write
+from .test_register import OBLIQUE, make_checkpoint, report_without_pictures, write
 
-__all__ = ["checkpoint", "folder"]  # fixtures
+__all__ = ["report_without_pictures"]  # a fixture
 
 
 @pytest.fixture(scope="module")
-def registration(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def registration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("apply")
     other = OBLIQUE @ np.diag([0.9, 1.2, 1, 1.0])
-    members = [
-        Member("a", write(folder / "a.nii.gz", OBLIQUE)),
-        Member("b", write(folder / "b.nii.gz", other, contrast=0.4, shape=(44, 30))),
-    ]
-    return register_files(checkpoint, members, folder / "out", [], QUIET)
+    images = {
+        "a": write(folder / "a.nii.gz", OBLIQUE),
+        "b": write(folder / "b.nii.gz", other, contrast=0.4, shape=(44, 30)),
+    }
+    return register(images, make_checkpoint(folder / "model.ckpt", 2)).write(folder / "out")
 
 
 def blob(path: Path, centre: tuple[float, float]) -> np.ndarray:

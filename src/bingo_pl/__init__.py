@@ -13,9 +13,22 @@ are in millimetres, ``spacing`` is in millimetres per voxel; everything else is 
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import BingoError
 
-__all__ = ["UNLABELLED", "BingoError", "GroupBatch"]
+if TYPE_CHECKING:
+    from bingo_pl.workflow import register
+
+__all__ = ["UNLABELLED", "BingoError", "GroupBatch", "register"]
 __version__ = version("bingo_pl")
+
+
+def __getattr__(name: str) -> Any:
+    """What needs Lightning and all methods is imported when it is asked for."""
+    if name == "register":
+        from bingo_pl.workflow import register
+
+        return register
+    raise AttributeError(f"module 'bingo_pl' has no attribute '{name}'")

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.grids import Grid
 from bingo_pl.landmarks import read_landmarks, write_landmarks
-from bingo_pl.register import RECORD
+from bingo_pl.record import RECORD
 from bingo_pl.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels
 from bingo_pl.transforms import write_image
 from data_modules.reading import read_voxels

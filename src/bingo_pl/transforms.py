@@ -81,8 +81,8 @@ def forward_and_inverse(
     domain = group.part(-np.array(margin), np.ones(3), (*u.shape[2:], 1 + 2 * PLANE_MARGIN)[:3])
     forward, backward = _field_transform(u[0], domain), _field_transform(v[0], domain)
     if affine is not None:  # a composite applies its last transform first
-        forward = sitk.CompositeTransform([_affine_transform(affine), forward])
-        backward = sitk.CompositeTransform([backward, _affine_transform(np.linalg.inv(affine))])
+        forward = sitk.CompositeTransform([affine_transform(affine), forward])
+        backward = sitk.CompositeTransform([backward, affine_transform(np.linalg.inv(affine))])
     over_image = _covering(image, domain, np.eye(4) if affine is None else affine)
     return FieldTransform(forward, domain), FieldTransform(backward, over_image)
 
@@ -126,7 +126,8 @@ def _field_transform(displacement: Tensor, grid: Grid) -> sitk.Transform:
     return sitk.DisplacementFieldTransform(grid.to_sitk(field))
 
 
-def _affine_transform(affine: NDArray) -> sitk.Transform:
+def affine_transform(affine: NDArray) -> sitk.Transform:
+    """A (4, 4) map of RAS mm as SimpleITK's transform."""
     matrix = LPS @ affine @ LPS
     return sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
 
