@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bingo_pl.spatial import halve, resize
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 Counts = Sequence[int]
 SLOPE = 0.1
 """Of the leaky ReLUs."""
@@ -145,10 +146,19 @@ class VelocityHead(nn.Module):
 
     It reads structure, which has no modality, so it has no domain norm; the noise of batch statistics would blur its
     velocities. The last convolution starts at zero: no motion, with the variance given.
+
+    Args:
+        dims: D.
+        channels: C of the structure, half of it common and half the image's own.
+        depth: convolutions before the last.
+        log_variance: the first one.
+        variance_guides: whether what a loss says of the variance reaches the features. Where it does not, the mean
+            learns the same, whatever the variance is taught.
     """
 
-    def __init__(self, dims: int, channels: int, depth: int, log_variance: float) -> None:
+    def __init__(self, dims: int, channels: int, depth: int, log_variance: float, variance_guides: bool) -> None:
         super().__init__()
+        self.variance_guides = variance_guides
         self.convs = nn.ModuleList(CONV[dims](channels, channels, 3, padding=1) for _ in range(depth))
         for conv in self.convs:
             assert isinstance(conv, nn.Conv2d | nn.Conv3d)
@@ -162,5 +172,8 @@ class VelocityHead(nn.Module):
         x = torch.cat([common, own], dim=1)
         for conv in self.convs:
             x = F.leaky_relu(conv(x), SLOPE, inplace=True)
-        mean, log_variance = self.velocity(x).chunk(2, dim=1)
+        seen = (x, x if self.variance_guides else x.detach())
+        weights, biases = (parameter.chunk(2) for parameter in self.velocity.parameters())
+        convolve = CONVOLVE[x.ndim - 2]
+        mean, log_variance = (convolve(*last, padding=1) for last in zip(seen, weights, biases, strict=True))
         return mean, log_variance

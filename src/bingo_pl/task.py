@@ -13,9 +13,11 @@ from torchmetrics import MeanMetric
 
 from bingo_pl import metrics, seeding
 from bingo_pl.batch import GroupBatch
+from bingo_pl.bingo import BingoRegistration
 from bingo_pl.registrar import Registrar, Registration
 from bingo_pl.scoring import score_group
 from bingo_pl.tables import GroupScores
+from bingo_pl.uncertainty import negative_log_likelihood
 
 SMALLEST_RESIDUAL = 1e-2
 """In voxels; below it the slope of the truth term falls to zero."""
@@ -53,7 +55,9 @@ class RegistrationTask(pl.LightningModule):
     Args:
         registrar: the method.
         weights: weight of each term of the registrar's loss, and of ``truth``: the gWI (voxels) against the
-            misalignment that was synthesised, which no image shows. A weight of 0 leaves it out.
+            misalignment that was synthesised, which no image shows, and, of a method with a velocity posterior, with
+            the same weight the likelihood of what is left of it. A weight of 0 leaves it out. Where the truth alone
+            has a weight, the registrar's loss is not computed, which saves half of the time.
         optimisation: the optimiser's settings.
         label_ids: foreground classes of the Dice overlap.
         seed: of the noise in training.
@@ -83,10 +87,14 @@ class RegistrationTask(pl.LightningModule):
         key = (self.seed, "noise", self.current_epoch, batch_index, self.global_rank)
         generator = seeding.generator(*key, device=self.device)
         result = self.registrar(batch, generator)
-        terms = self.registrar.loss(batch, result, generator)
+        alone = self.weights["truth"] and not any(weight for name, weight in self.weights.items() if name != "truth")
+        terms = {} if alone else self.registrar.loss(batch, result, generator)
         if self.weights["truth"]:
             terms["truth"] = truth_loss(batch, result)
-        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+            if isinstance(result, BingoRegistration):
+                terms["uncertainty"] = negative_log_likelihood(batch, result)
+        weights = {**self.weights, "uncertainty": self.weights["truth"]}
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         logged = {f"train/{name}": term.detach() for name, term in {**terms, "total": total}.items()}
         self.log_dict(logged, on_step=True, on_epoch=False)
         return total
