@@ -21,7 +21,7 @@ from rich.progress import track
 from scipy.spatial.transform import Rotation
 
 from bingo_pl.errors import BingoError, unknown_name
-from data_modules import phantom_brain, phantom_cardiac
+from data_modules import phantom_abdomen, phantom_anatomy, phantom_brain, phantom_cardiac
 
 VERSION = 1
 """Part of the cache key: raise it when the same arguments give other voxels."""
@@ -90,11 +90,46 @@ def _write_manifest(root: Path, subject: int, rng: np.random.Generator, spacing:
         writer.writerows(rows)
 
 
+def _write_anatomies(root: Path, subject: int, rng: np.random.Generator, spacing: float) -> None:
+    """One label map to be painted."""
+    matrix = np.diag([spacing, spacing, spacing, 1.0])
+    _save(phantom_anatomy.draw(subject, spacing, rng), matrix, root / f"anatomy{subject:04d}.nii.gz")
+
+
+def _write_learn2reg(root: Path, subject: int, rng: np.random.Generator, spacing: float) -> None:
+    """One person's MR, CT or both on the grid of 384x320x384 mm, as `data_modules.learn2reg` wants them.
+
+    Like the challenge's: 1 to 8 have both, 9 to 16 too and are for testing, their labels under TotalSegmentator's ids;
+    of the others there is MR or CT alone.
+    """
+    test, paired = 9 <= subject <= 16, subject <= 16
+    person = phantom_abdomen.Abdomen(rng)
+    shape = [round(extent / spacing) for extent in (384, 320, 384)]
+    matrix = np.diag([spacing, spacing, spacing, 1.0])
+    matrix[:3, 3] = [-(n - 1) / 2 * spacing for n in shape]
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")).reshape(3, -1)
+    scanners = (phantom_abdomen.scan_mr, phantom_abdomen.scan_ct)
+    for code, scan in enumerate(scanners):
+        if not paired and subject % 2 != code:
+            continue
+        pose = _rigid(rng.normal(0, 0.06, 3), rng.normal(0, 10, 3)) @ matrix
+        points = (pose[:3, :3] @ grid + pose[:3, 3:]).reshape(3, *shape).astype(np.float32)
+        image, labels, mask = scan(person, points, rng.normal(0, 10), spacing, rng)
+        ids = phantom_abdomen.as_totalsegmentator(labels) if test else labels
+        name = f"AbdomenMRCT_{subject:04d}_{code:04d}.nii.gz"
+        for folder, voxels in {"images": image, "labels": ids, "masks": mask}.items():
+            path = root / f"{folder}{'Ts' if test else 'Tr'}" / name
+            path.parent.mkdir(exist_ok=True)
+            _save(voxels.astype(np.int16 if folder == "images" else np.uint16), matrix, path)
+
+
 Writer = Callable[[Path, int, np.random.Generator, float], None]
 DATASETS: dict[str, tuple[Writer, float]] = {
     "mscmr": (_write_mscmr, 0.9),
     "brats": (_write_brats, 2.0),
     "manifest": (_write_manifest, 1.35),
+    "anatomies": (_write_anatomies, 2.0),
+    "learn2reg": (_write_learn2reg, 4.0),
 }
 """Each dataset's writer of one subject and its default spacing in mm."""
 
@@ -104,7 +139,9 @@ def write_cohort(dataset: str, root: Path, subjects: int, seed: int, spacing: fl
 
     Layouts: ``mscmr`` has ``patientN_{C0,LGE,T2}[_manual].nii.gz``, ``brats`` has
     ``<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz``, ``manifest`` has 2D images and a ``manifest.csv`` with the columns
-    split, group, subject, modality, image, label. Images are int16, labels uint16 with the ids of the real datasets.
+    split, group, subject, modality, image, label; ``anatomies`` has label maps of whole bodies only,
+    ``anatomyNNNN.nii.gz``; ``learn2reg`` has ``{images,labels,masks}{Tr,Ts}/AbdomenMRCT_NNNN_{0000,0001}.nii.gz``.
+    Images are int16, labels uint16 with the ids of the real datasets.
 
     Args:
         dataset: a key of `DATASETS`.

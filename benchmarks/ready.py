@@ -1,0 +1,55 @@
+"""How well the ready model does on images it was not trained on, misaligned as any experiment's test groups are.
+
+``python benchmarks/ready.py manifest data.root=my_images refine.steps=20``. The figures are in docs/ready_model.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bingo_pl import config as settings
+from bingo_pl import experiment, methods, ready_model
+from bingo_pl.errors import BingoError
+from bingo_pl.scoring import score_group
+from bingo_pl.tables import summary, write_test_csv
+
+console = Console()
+
+
+def main(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Whose test groups; a name or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its settings")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file. None: the package's")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV for a row a group")] = None,
+) -> None:
+    """Register the test groups of an experiment with the ready model; ``refine.*`` improves each result."""
+    config = settings.load(settings.with_data(name, overrides or ()), overrides or ())
+    dims = len(config.data.roi)
+    trained, _ = ready_model.read(model) if model else ready_model.load(dims)
+    registrar = methods.refined(trained, config).eval()
+    data = experiment.build_data(config, console)
+    data.setup("test")
+    rows = []
+    for batch in data.test_dataloader():
+        group = data.misalign_for_evaluation(batch, "test")
+        group = dataclasses.replace(group, modalities=torch.zeros_like(group.modalities))
+        rows.append(score_group(registrar, group, config.data.label_ids))
+    console.print(summary(rows))
+    if output:
+        write_test_csv(rows, output)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except BingoError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
