@@ -67,6 +67,7 @@ class Bingo(Registrar):
         _check_architecture(channels, velocity_scales)
         self.dims = dims
         self.modalities = modalities
+        self.channels = tuple(channels)
         self.velocity_scales = tuple(velocity_scales)
         self.stride = 2 ** (len(channels) - 1)
         self.squarings = squarings
@@ -78,7 +79,8 @@ class Bingo(Registrar):
         self.decoder = Decoder(dims, modalities, [width // 2 for width in channels])
         prior_variance = 1 / (smoothness * 2 * dims)
         self.heads = nn.ModuleList(
-            VelocityHead(dims, channels[scale], head_depth, math.log(prior_variance)) for scale in velocity_scales
+            VelocityHead(dims, channels[scale], head_depth, math.log(prior_variance), velocity_noise)
+            for scale in velocity_scales
         )
         if dims == 2:  # convolutions of few channels run 2 to 3 times faster on a CPU
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
@@ -95,14 +97,10 @@ class Bingo(Registrar):
         noise = generator if self.velocity_noise else None
         velocities: list[Gaussian] = []
         drawn: list[Tensor] = []
-        for scale, head in zip(self.velocity_scales, self.heads, strict=True):
-            feature = features[scale]
-            if drawn:
-                feature = warp(feature, self.transform(drawn, feature.shape[2:]), padding="zeros")
-            own = expert(feature)
+        for level, scale in enumerate(self.velocity_scales):
+            own = self.own_expert(features[scale], drawn)
             common = ExpertSums.of(order.unsort_all(own)).posterior().mean
-            mean, log_variance = head(order.share(common), own.mean)
-            mean, log_variance = mean.float(), log_variance.float()  # half precision cannot hold a coordinate
+            mean, log_variance = self.predict(level, order.share(common), own.mean)
             mean = order.unsort(mean)
             mean = mean - mean.mean(1, keepdim=True)  # nothing else holds the common space in place
             velocity = Gaussian(mean, order.unsort(log_variance).exp())
@@ -113,6 +111,28 @@ class Bingo(Registrar):
             inverse=order.unsort(self.inverse_transform(drawn, batch.shape)),
             velocities=tuple(velocities),
         )
+
+    def own_expert(self, features: Tensor, velocities: Sequence[Tensor]) -> Gaussian:
+        """What images say about the common structure of a level, seen through the velocities before it.
+
+        Args:
+            features: (K, C, *s) of the level's scale, unregistered.
+            velocities: of the levels before, (K, D, *s) each.
+
+        Returns:
+            (K, C / 2, *s).
+        """
+        if velocities:
+            features = warp(features, self.transform(velocities, features.shape[2:]), padding="zeros")
+        return expert(features)
+
+    def predict(self, level: int, common: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (K, D, *s) of a level's velocity, from the group's structure and an image's own.
+
+        The mean still moves the group as a whole: that of the group has to be subtracted.
+        """
+        mean, log_variance = self.heads[level](common, own)
+        return mean.float(), log_variance.float()  # half precision cannot hold a coordinate
 
     def transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
         """phi = phi^1 o ... o phi^L, phi^l = exp(v^l), as a displacement (K, D, *shape) on the grid ``shape``."""
@@ -129,7 +149,7 @@ class Bingo(Registrar):
         """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``."""
         assert isinstance(result, BingoRegistration)
         order = DomainOrder.of(batch.modalities, self.modalities)
-        experts = [order.unsort_all(q) for q in self._experts(batch, result, order)]
+        experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
         posteriors = [ExpertSums.of(q).posterior() for q in experts]
         if (
             generator is not None
@@ -165,13 +185,13 @@ class Bingo(Registrar):
     def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
         """The common structure z of every scale, coarsest first, and each registered image's reconstruction from it."""
         order = DomainOrder.of(batch.modalities, self.modalities)
-        experts = [order.unsort_all(q) for q in self._experts(batch, result, order)]
+        experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
         structure = [ExpertSums.of(q).posterior().mean for q in experts]
         registered = self.decoder([order.share(z) for z in structure], order.counts)
         levels = {f"common structure z, level {level}": z for level, z in enumerate(reversed(structure), start=1)}
         return {"reconstruction": order.unsort(registered), **levels}
 
-    def _experts(self, batch: GroupBatch, result: Registration, order: DomainOrder) -> list[Gaussian]:
+    def experts(self, batch: GroupBatch, result: Registration, order: DomainOrder) -> list[Gaussian]:
         """Step II, top-down: q_m(z^l | x_m, v_m) of every scale, finest first, in the order of the domains."""
         images = order.sort(batch.images)
         displacement = order.sort(result.displacement)

@@ -100,12 +100,12 @@ def timed(registrar: Registrar, batch: GroupBatch) -> tuple[Registration, float,
     """
     assert not registrar.training, "registrars are scored in evaluation mode"
     device = batch.images.device
-    before = _watch_memory(device)
+    before = watch_memory(device)
     start = _now(device)
     with torch.no_grad():
         result = registrar(batch)
     seconds = _now(device) - start
-    return result, seconds, math.nan if before is None else (_peak_memory_bytes(device) - before) / MEGABYTE
+    return result, seconds, math.nan if before is None else (peak_memory_bytes(device) - before) / MEGABYTE
 
 
 def _scores(
@@ -154,7 +154,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _watch_memory(device: torch.device) -> int | None:
+def watch_memory(device: torch.device) -> int | None:
     """Let the peak be that from now on, above the bytes returned; None where it cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -166,7 +166,7 @@ def _watch_memory(device: torch.device) -> int | None:
     return _process_bytes("VmRSS")
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_bytes("VmHWM")
 
 

@@ -1,0 +1,70 @@
+"""Laws of the estimate; its error is measured in docs/scalability.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bingo_pl import BingoError
+from bingo_pl.estimate import estimate
+from bingo_pl.file_source import FileSource
+from bingo_pl.stream import register_stream
+from data_modules.preprocess import Member
+
+from .test_stream import PLENTY, displacements, moving
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Member]:
+    """Three images of 40 x 36 voxels of 1.5 mm."""
+    members = []
+    for number in range(3):
+        voxels = np.random.default_rng(number).random((40, 36, 1), dtype=np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 5, 1])), tmp_path / f"{number}.nii.gz")
+        members.append(Member(("t1", "t2")[number % 2], tmp_path / f"{number}.nii.gz"))
+    return members
+
+
+def test_files_become_a_group_on_one_grid_that_can_be_streamed(files: list[Member]) -> None:
+    source = FileSource(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    assert [source[member].modality for member in range(3)] == [0, 1, 0]
+    assert source[2].image.shape == source[2].mask.shape == (1, 40, 36)
+    assert displacements(register_stream(moving(), source, PLENTY)).shape == (3, 2, 40, 36)
+
+
+def test_a_changed_file_is_another_image(files: list[Member], tmp_path: Path) -> None:
+    source = FileSource(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    register_stream(moving(), source, PLENTY, tmp_path / "work")
+    files[1].image.write_bytes(files[0].image.read_bytes() + b"\0")
+    with pytest.raises(BingoError, match=r"image 1: .*1\.nii\.gz \d+ bytes, \d+ -> .*1\.nii\.gz \d+ bytes, \d+"):
+        register_stream(moving(), source, PLENTY, tmp_path / "work")
+
+
+def test_an_unknown_modality_is_refused_before_anything_is_read(files: list[Member]) -> None:
+    with pytest.raises(BingoError, match=r"unknown modality of .*1\.nii\.gz 't2'"):
+        FileSource(files, ("t1", "ct"), spacing_mm=1.5, dims=2, stride=4)
+
+
+def test_time_and_disk_grow_with_the_group_and_memory_does_not() -> None:
+    torch.manual_seed(0)
+    small, large = (estimate(moving(), images, (16, 16), 2 * 10**5) for images in (100, 10_000))
+    assert small.memory_bytes <= large.memory_bytes <= 2 * 10**5
+    assert large.memory_bytes < 1.2 * small.memory_bytes
+    assert large.disk_bytes > 30 * small.disk_bytes
+    assert large.seconds > 10 * small.seconds
+
+
+def test_reading_is_part_of_the_time(files: list[Member]) -> None:
+    source = FileSource(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    free = estimate(moving(), 10_000, (16, 16), 2 * 10**5)
+    read = estimate(moving(), 10_000, (16, 16), 2 * 10**5, source)
+    assert read.seconds > free.seconds
+
+
+def test_sizes_that_do_not_fit_the_network_are_refused() -> None:
+    with pytest.raises(BingoError, match="divisible by its coarsest stride"):
+        estimate(moving(), 10, (15, 16), PLENTY)

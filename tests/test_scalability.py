@@ -1,0 +1,83 @@
+"""The scalability experiment on a tiny cohort, from a checkpoint to its table and plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from bingo_pl import BingoError, config, experiment, metrics, scalability
+from bingo_pl.callbacks import PROVENANCE
+from bingo_pl.config import Config
+from bingo_pl.merged import MergedGroups, Unit, draw_units
+from data_modules import GroupDataModule
+
+from .test_experiment import SETTINGS, write_cohort
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Config:
+    (tmp_path / "cohort").mkdir()
+    places = (f"data.root={write_cohort(tmp_path / 'cohort')}", f"data.cache_dir={tmp_path / 'cache'}")
+    return config.load("manifest", [*SETTINGS, *places])
+
+
+@pytest.fixture
+def data(settings: Config) -> GroupDataModule:
+    module = experiment.build_data(settings, Console(quiet=True))
+    module.setup("test")
+    return module
+
+
+@pytest.fixture
+def checkpoint(settings: Config, tmp_path: Path) -> Path:
+    task = experiment.build_task(settings)
+    provenance = {"config": config.to_tree(settings), "data": ""}
+    torch.save({"state_dict": task.state_dict(), PROVENANCE: provenance}, tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt"
+
+
+def test_groups_of_every_size_are_registered_and_measured(settings: Config, checkpoint: Path, tmp_path: Path) -> None:
+    folder = scalability.run(settings, checkpoint, 8, 10**8, tmp_path / "out", Console(quiet=True))
+    table = pd.read_csv(folder / scalability.CSV)
+    assert list(table["images"]) == [2, 2, 2, 2, 4, 4, 8]
+    assert table.drop(columns="peak_memory_mb").notna().all(axis=None)
+    untrained = table["gwi_before"] - table["gwi_after"]
+    assert untrained.abs().max() < 1e-5, "an untrained network does not move images"
+    assert (folder / scalability.PLOT).stat().st_size > 1000
+
+
+def test_a_merged_group_holds_the_images_of_the_test(data: GroupDataModule) -> None:
+    group = data.groups["test"][1]
+    merged = MergedGroups(data, [Unit(data.groups["test"][0], 0), Unit(group, 0)])
+    (tested,) = [batch for batch in data.test_dataloader() if batch.names[0] == f"{group.name}#0"]
+    tested = data.misalign_for_evaluation(tested, "test")
+    assert torch.equal(torch.stack([merged[member].image for member in (2, 3)]), tested.images[0])
+    references = [merged.reference(member) for member in (2, 3)]
+    assert tested.truth is not None
+    assert torch.equal(torch.stack([reference.truth for reference in references]), tested.truth[0])
+    assert {reference.anatomy for reference in references} == {group.name}
+
+
+def test_misalignments_of_a_group_differ_and_each_is_drawn_once(data: GroupDataModule) -> None:
+    units = draw_units(data, 12)
+    assert len(set(units)) == len(units) == 6
+    assert {unit.draw for unit in units} == {0, 1, 2}
+    again = MergedGroups(data, [unit for unit in units if unit.group == units[0].group])
+    assert (
+        metrics.warping_residual(
+            torch.zeros(1, 2, 2, 16, 16), torch.stack([again.reference(member).truth for member in (0, 2)])[None]
+        )
+        .abs()
+        .max()
+        > 0.1
+    )
+
+
+def test_only_bingo_can_be_streamed(settings: Config, checkpoint: Path, tmp_path: Path) -> None:
+    settings.method = "ape"
+    with pytest.raises(BingoError, match="cannot register a group in parts"):
+        scalability.run(settings, checkpoint, 8, 10**8, tmp_path / "out", Console(quiet=True))
