@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import platformdirs
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ import torch
 from monai.data import CacheDataset
 from monai.transforms import Lambda
 from pytorch_lightning.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch, collate
 from bingo_pl.errors import BingoError
@@ -52,6 +52,9 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     """Allowed lengths of ``roi``."""
     may_keep_grid: ClassVar[bool] = False
     """Whether ``spacing_mm`` <= 0 is allowed and keeps the files' grid."""
+
+    truth_known: ClassVar[bool] = True
+    """Whether all that misaligns a group is synthetic, so that batches carry their truth."""
 
     def __init__(
         self,
@@ -246,7 +249,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             groups["train"] = self._large_enough(groups["train"], self.images_per_step)
         return groups
 
-    def _dataset(self, split: Split) -> CacheDataset:
+    def _dataset(self, split: Split) -> Dataset[GroupBatch]:
         """The groups of a split, read into memory when they are first asked for."""
         if self.groups[split] is self.groups["train"]:  # they may stand in for validation
             split = "train"
@@ -261,11 +264,13 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         ]
         return misalign(batch, torch.stack(fields))
 
-    def _sampler(self, split: Split, shuffle_seed: int | None, rank: int = 0, world_size: int = 1) -> EqualSizeSampler:
+    def _sampler(
+        self, split: Split, shuffle_seed: int | None, rank: int = 0, world_size: int = 1
+    ) -> Sampler[list[Any]]:
         sizes = [group.size for group in self.groups[split]]
         return EqualSizeSampler(sizes, self.batch_size, shuffle_seed, rank, world_size)
 
-    def _loader(self, dataset: Dataset[GroupBatch], sampler: EqualSizeSampler) -> DataLoader[GroupBatch]:
+    def _loader(self, dataset: Dataset[GroupBatch], sampler: Sampler[list[Any]]) -> DataLoader[GroupBatch]:
         return DataLoader(
             dataset,
             batch_sampler=sampler,

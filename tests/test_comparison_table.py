@@ -213,3 +213,29 @@ def test_screen_fits_80_columns(tmp_path: Path) -> None:
     assert isinstance(console.file, StringIO)
     assert "…" not in console.file.getvalue()
     assert "bingo_partial" in console.file.getvalue()
+
+
+def test_groups_of_several_sizes_get_a_column_a_size(tmp_path: Path) -> None:
+    """As the paper's Table 2: ranks, marks and means of a column are those of its groups alone."""
+    groups = results()
+    groups.loc[groups["group"].isin([f"p{i}#0" for i in range(5)]), "size"] = 2
+    groups.loc[(groups["size"] == 3) & (groups["method"] == "ape"), "dice"] = 0.99
+    table = written(groups, tmp_path)
+    sections = (tmp_path / "table.md").read_text(encoding="utf-8").split("\n## ")
+    (section,) = [text for text in sections if text.startswith("Dice ↑ by images in a group")]
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if "|" in line]
+    assert lines[0] == ["method", "2 images", "3 images"]
+    body = {line[0]: line[1:] for line in lines[2:]}
+    assert body["ape"][1].startswith("**0.990 ± 0.000**")
+    assert "†" in body["ape"][0]
+    assert "†" not in body["ape"][1]
+    alone = groups[(groups["method"] == "bingo") & (groups["size"] == 2)]["dice"]
+    assert table.loc["bingo", "dice_mean_2"] == pytest.approx(alone.mean())
+    assert body["bingo"][0].startswith(f"**{alone.mean():.3f}")
+    assert "by images in a group" in (tmp_path / "table.tex").read_text(encoding="utf-8")
+
+
+def test_groups_of_one_size_get_no_column_a_size(tmp_path: Path) -> None:
+    table = written(results(), tmp_path)
+    assert "by images in a group" not in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert not [column for column in table if column.startswith("dice_mean_")]

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
+from rich.console import Group
 from scipy import stats
 
 from bingo_pl import typesetting
@@ -86,8 +86,10 @@ Tests = dict[tuple[str, str, str], PValues]
 """By metric, method and the reference that may be better than it."""
 
 
-def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], hardware: str, folder: Path) -> Table:
+def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], hardware: str, folder: Path) -> Group:
     """Write ``table.csv``, ``table.md``, ``table.tex`` and ``table.html``, each whole or not at all.
+
+    Where the groups differ in size, each metric also gets a table with a column a size, as the paper's Table 2.
 
     Args:
         groups: ``groups.csv``: a row for each method and group, those of method ``none`` before registration.
@@ -96,7 +98,7 @@ def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], hardwa
         folder: where the files go; its name is the title.
 
     Returns:
-        The table for a terminal.
+        The table for a terminal, and that of Dice by size.
 
     Raises:
         BingoError: a method lacks a group or has it twice, there are no groups, or a file cannot be written.
@@ -105,19 +107,19 @@ def write_tables(groups: pd.DataFrame, methods: Mapping[str, MethodInfo], hardwa
     scores = _by_method(groups, list(methods))
     tests = _test_all(scores)
     main = _main_grid(scores, methods, tests, f"Comparison {folder.name}", hardware)
-    grids = [main, *_test_grids(scores, tests)]
+    by_size = _size_grids(scores)
+    grids = [main, *by_size, *_test_grids(scores, tests)]
     files = {
         "table.csv": _numbers(scores, methods, tests).to_csv(index=False, na_rep="nan"),
         "table.md": "\n".join(typesetting.markdown(grid) for grid in grids),
-        "table.tex": typesetting.latex(main),
+        "table.tex": "\n".join(typesetting.latex(grid) for grid in [main, *by_size]),
         "table.html": typesetting.html(grids),
     }
     for name, text in files.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return typesetting.screen(
-        _extract(main, f"Means over the groups; gWI in voxels. {_marks(scores)} More: {folder / 'table.md'}")
-    )
+    extract = _extract(main, f"Means over the groups; gWI in voxels. {_marks(scores)} More: {folder / 'table.md'}")
+    return Group(*(typesetting.screen(grid) for grid in [extract, *by_size[:1]]))
 
 
 def paired_tests(reference: pd.Series, other: pd.Series, better: Better) -> PValues:
@@ -201,6 +203,30 @@ def _cells(scores: ScoresByMethod, tests: Tests, column: str) -> list[Cell]:
     return cells
 
 
+def _by_size(scores: ScoresByMethod) -> dict[int, ScoresByMethod]:
+    """The scores of the groups of each size, smallest first."""
+    sizes = sorted(scores[UNREGISTERED]["size"].unique())
+    return {size: {method: rows[rows["size"] == size] for method, rows in scores.items()} for size in sizes}
+
+
+def _size_grids(scores: ScoresByMethod) -> list[Grid]:
+    """Dice and what else was measured, each by the number of images in a group; none where all groups have as many."""
+    parts = _by_size(scores)
+    if len(parts) == 1:
+        return []
+    every = pd.concat(scores.values())
+    measured = [column for column in (*METRICS, "seconds") if every[column].notna().any()]
+    counts = ", ".join(f"{len(part[UNREGISTERED])} of {size}" for size, part in parts.items())
+    columns = {"method": False} | {f"{size} images": True for size in parts}
+    grids = []
+    for column in measured:
+        cells = [_cells(part, _test_all(part), column) for part in parts.values()]
+        body = list(zip([Cell(method) for method in scores], *cells, strict=True))
+        caption = f"Groups: {counts} images. {SPREAD} Bold: the two best methods of a column. {_marks(scores)}"
+        grids.append(Grid(f"{COLUMNS[column].heading} by images in a group", columns, body, caption))
+    return grids
+
+
 def _ratio(scores: ScoresByMethod, method: str) -> float:
     return ratio_of_means(scores[method]["gwi"], scores[UNREGISTERED]["gwi"])
 
@@ -233,7 +259,7 @@ def _caption(scores: ScoresByMethod, hardware: str) -> str:
         "process on a CPU. "
         "Parameters: of the network; of an iterative method, of the velocities of one group. Given: what a method had "
         "besides the group that it registers; all trained methods also the epoch, that of least gWI on the validation "
-        "groups."
+        "groups (largest Dice where no misalignment is known)."
     )
 
 
@@ -269,15 +295,18 @@ def _numbers(scores: ScoresByMethod, methods: Mapping[str, MethodInfo], tests: T
     """All figures, unrounded, a row for each method.
 
     Columns: ``method``, ``given``, ``parameters``; ``<column>_mean``, ``_std`` and ``_n`` (groups that have a value)
-    for each column of ``groups.csv``; ``gwi_ratio``; ``p_t_<metric>_<reference>``, ``p_wilcoxon_<metric>_<reference>``.
+    for each column of ``groups.csv``, where groups differ in size also ``<column>_mean_<images>``; ``gwi_ratio``;
+    ``p_t_<metric>_<reference>``, ``p_wilcoxon_<metric>_<reference>``.
     """
     table = []
+    sizes = parts if len(parts := _by_size(scores)) > 1 else {}
     for method, info in methods.items():
         row: dict[str, object] = {"method": method, "given": info.given, "parameters": info.parameters}
         for column in COLUMNS:
             values = scores[method][column]
             row |= {f"{column}_mean": values.mean(), f"{column}_std": values.std(ddof=0), f"{column}_n": values.count()}
         row["gwi_ratio"] = _ratio(scores, method)
+        row |= {f"{c}_mean_{size}": part[method][c].mean() for size, part in sizes.items() for c in COLUMNS}
         for (metric, tested, reference), p in tests.items():
             if tested == method:
                 row |= {f"p_t_{metric}_{reference}": p.t, f"p_wilcoxon_{metric}_{reference}": p.wilcoxon}
