@@ -9,10 +9,10 @@ needs_checkpoint = $(if $(CKPT),,$(error name the checkpoint: CKPT=runs/<name>/c
 ROOT = $(if $(DATA_ROOT),data.root="$(DATA_ROOT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install train resume table evaluate test lint typecheck clean
+.PHONY: help install model train resume table scalability sweep evaluate screenshots test lint typecheck clean
 
 help: ## List the targets
-	@echo "make TARGET [DATASET=mscmr|brats|manifest] [DATA_ROOT=folder] [CKPT=file] [ARGS='key=value ...']"
+	@echo "make TARGET [DATASET=mscmr|brats|learn2reg|manifest] [DATA_ROOT=folder] [CKPT=file] [ARGS='key=value ...']"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 install: $(BIN)/.installed ## Create .venv with pinned dependencies and the command bingo
@@ -32,8 +32,20 @@ resume: install ## Go on from CKPT, to the bit, from the last finished epoch
 table: install ## Compare METHODS (all) on the test groups of DATASET; interrupted, it goes on with what is missing
 	$(BIN)/bingo table $(DATASET) $(ROOT) $(ARGS) $(if $(METHODS),--methods "$(METHODS)")
 
+scalability: install ## Register test groups of DATASET merged to ever larger groups with CKPT: 3 to 1,320 images; MEMORY=1GB
+	$(call needs_checkpoint)$(BIN)/bingo scalability $(DATASET) $(ROOT) $(ARGS) --checkpoint "$(CKPT)" $(if $(MEMORY),--memory $(MEMORY))
+
+sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL=1 without it; AGENTS=n COUNT=n
+	$(BIN)/bingo sweep $(DATASET) $(ROOT) $(ARGS) $(if $(LOCAL),--local) $(if $(AGENTS),--agents $(AGENTS)) $(if $(COUNT),--count $(COUNT))
+
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
+
+model: install ## Train the ready models anew, 2D and 3D, which register images of any modality
+	$(BIN)/python -m bingo_pl.ready_model $(ARGS)
+
+screenshots: install ## Make docs/report.png anew: register synthetic images with CKPT of DATASET mscmr, photograph the report (Chromium)
+	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto

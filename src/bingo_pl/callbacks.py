@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,21 @@ class TrainingProgress(Callback):
 
 
 class Provenance(Callback):
-    """Writes settings and data fingerprint into every checkpoint, as plain values, and the metrics up to it to disk."""
+    """Writes what a resume must find unchanged into every checkpoint, as plain values, and the metrics to disk.
 
-    def __init__(self, config: Config, data_fingerprint: str) -> None:
-        self.provenance = {"config": settings.to_tree(config), "data": data_fingerprint}
+    Args:
+        config: the run's settings.
+        data: fingerprint of the data.
+        cases: a hash of each case, by name.
+    """
+
+    def __init__(self, config: Config, data: str, cases: Mapping[str, str]) -> None:
+        self.provenance = {"config": settings.to_tree(config), "data": data, "cases": dict(cases)}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[PROVENANCE] = self.provenance
+        checkpoint[PROVENANCE] = {**self.provenance, "processes": trainer.world_size}
         for logger in trainer.loggers:
             if isinstance(logger, History):
                 logger.write()  # before the checkpoint, so that a resume from it finds every row

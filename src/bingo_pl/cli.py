@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +15,20 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from bingo_pl import apply as application
-from bingo_pl import check_report, comparison, experiment
+from bingo_pl import check_report, comparison, experiment, scalability, workflow
 from bingo_pl import config as settings
+from bingo_pl import sweep as sweeping
+from bingo_pl.atomic import check_unused
+from bingo_pl.budget import parse_bytes
+from bingo_pl.continuation import train_or_continue
 from bingo_pl.errors import BingoError
-from bingo_pl.register import register_files
+from bingo_pl.estimate import estimate
+from bingo_pl.file_source import FileSource
+from bingo_pl.local_sweep import run_local
+from bingo_pl.report import write_report
+from bingo_pl.scans import names_of
 from data_modules import checking
+from data_modules.group_manifest import read_group
 from data_modules.preprocess import Member
 
 app = typer.Typer(
@@ -34,11 +45,16 @@ Overrides = Annotated[
 ]
 CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="runs/<name>/checkpoints/last.ckpt")]
 
+MemoryOption = Annotated[str, typer.Option(help="What images in work, features and sums may take, e.g. 500MB or 4GB")]
+
 
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
     overrides: Overrides = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with the run of this name if there is one; leave it if it is done")
+    ] = False,
 ) -> None:
     """Train on a dataset, test the best checkpoint, write tables and figures to runs/<name>/.
 
@@ -46,7 +62,8 @@ def train(
     """
     name = settings.with_data(name, overrides or ())
     config = settings.load(name, overrides or ())
-    experiment.train(dataclasses.replace(config, name=config.name or Path(name).stem), console)
+    config = dataclasses.replace(config, name=config.name or sweeping.trial_name(os.environ) or Path(name).stem)
+    (train_or_continue if go_on else experiment.train)(config, console)
 
 
 @app.command()
@@ -54,9 +71,12 @@ def resume(
     checkpoint: CheckpointArgument,
     overrides: Overrides = None,
     allow_changed_data: Annotated[bool, typer.Option(help="Go on although the data are not the same")] = False,
+    allow_changed_processes: Annotated[
+        bool, typer.Option(help="Go on although the number of devices is not the same")
+    ] = False,
 ) -> None:
     """Go on exactly where a checkpoint stopped."""
-    experiment.resume(checkpoint, overrides or (), allow_changed_data, console)
+    experiment.resume(checkpoint, overrides or (), allow_changed_data, console, allow_changed_processes)
 
 
 @app.command()
@@ -95,6 +115,72 @@ def table(
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A W&B sweep file (YAML) or the name of one of ours")],
+    overrides: Overrides = None,
+    local: Annotated[bool, typer.Option("--local", help="Without W&B and network; interrupted, it goes on")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="Trials at most (on W&B: of each agent)")] = None,
+    agents: Annotated[int, typer.Option(min=1, help="Trials at a time; the GPUs are shared out")] = 1,
+    seed: Annotated[int, typer.Option(help="Of a random search with --local")] = 0,
+    output: Annotated[Path | None, typer.Option(help="With --local; runs/sweeps/<name> if not given")] = None,
+) -> None:
+    """Search settings: each trial is a training, chosen by a W&B sweep or, with --local, by this command."""
+    search = sweeping.load(file, overrides or ())
+    if local:
+        run_local(search, output or Path("runs") / "sweeps" / search.name, seed, count, agents, console)
+    else:
+        sweeping.run_on_wandb(search, agents, count, console)
+
+
+@app.command(name="scalability")
+def run_scalability(
+    experiment_name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
+    checkpoint: Annotated[Path, typer.Option(help="runs/<name>/checkpoints/best.ckpt")],
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(min=1, help="In the largest group")] = 1320,
+    memory: MemoryOption = "1GB",
+) -> None:
+    """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4)."""
+    experiment_name = settings.with_data(experiment_name, overrides or ())
+    config = settings.load(experiment_name, overrides or ())
+    folder = Path(config.runs) / "scalability" / Path(experiment_name).stem
+    scalability.run(config, checkpoint, images, parse_bytes(memory), folder, console)
+
+
+@app.command(name="estimate")
+def run_estimate(
+    checkpoint: CheckpointArgument,
+    images: Annotated[int | None, typer.Option(min=1, help="Of the group")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+    ] = None,
+    shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
+    memory: MemoryOption = "1GB",
+    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
+) -> None:
+    """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
+    if (images is None) == (manifest is None):
+        raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
+    config = settings.from_tree(experiment.read_provenance(checkpoint)["config"])
+    config = settings.override(config, [f"trainer.accelerator={device}"])
+    bingo = scalability.load_bingo(config, checkpoint)
+    data = config.data
+    if manifest:
+        source = FileSource(read_group(manifest), data.modalities, data.spacing_mm, len(data.roi), bingo.stride)
+        predicted = estimate(bingo, len(source), source[0].image.shape[1:], parse_bytes(memory), source)
+    else:
+        assert images is not None
+        predicted = estimate(bingo, images, _sizes(shape) or data.roi, parse_bytes(memory))
+    console.print(predicted.table())
+
+
+def _sizes(text: str) -> list[int]:
+    if not re.fullmatch(r"(\d+(x\d+)*)?", text):
+        raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
+    return [int(size) for size in text.split("x") if size]
+
+
+@app.command()
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images, a manifest (.csv) or an image")],
     label_ids: Annotated[
@@ -123,24 +209,56 @@ def _ids(text: str) -> set[int]:
 
 @app.command()
 def register(
-    images: Annotated[list[str], typer.Argument(metavar="MODALITY=FILE...", help="The group, e.g. t1=a.nii.gz")],
-    checkpoint: Annotated[Path, typer.Option(help="runs/<name>/checkpoints/best.ckpt")],
     output: Annotated[Path, typer.Option(help="A folder that does not exist yet")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+    ] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODALITY=FILE]...", help="The group, e.g. t1=a.nii.gz t2=b.nii.gz")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+    ] = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="An image's foreground; t2_2 is the second t2")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
+    ] = None,
+    affine: Annotated[str, typer.Option(help="auto (images that are not roughly aligned), always or never")] = "auto",
     refine: Annotated[int, typer.Option(help="Steps of optimisation for this group after the network's result")] = 0,
+    jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
 ) -> None:
-    """Register image files of one group and write registered images, a template and transforms.
+    """Register the images of one group; write them, a template, transforms and a report.
 
-    The images must lie roughly over each other in space. Sizes, voxels and orientations may differ.
+    Sizes, voxels and orientations may differ.
     """
-    members = []
-    for text in images:
-        modality, equals, path = text.partition("=")
-        if not equals:
-            raise BingoError(f"'{text}' is not MODALITY=FILE, e.g. t1=a.nii.gz")
-        members.append(Member(modality, Path(path)))
-    overrides = [f"refine.steps={refine}", f"trainer.accelerator={device}"]
-    register_files(checkpoint, members, output, overrides, console)
+    if bool(images) == (manifest is not None):
+        raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
+    check_unused(output)
+    members = read_group(manifest) if manifest else [Member(*_pair(text, "MODALITY")) for text in images or ()]
+    names = names_of(member.modality for member in members)
+    masks = {name: member.mask for name, member in zip(names, members, strict=True) if member.mask}
+    labels = {name: member.label for name, member in zip(names, members, strict=True) if member.label}
+    group = workflow.register(
+        [(member.modality, member.image) for member in members],
+        checkpoint,
+        masks=masks | dict(_pair(text, "NAME") for text in mask or ()),
+        labels=labels | dict(_pair(text, "NAME") for text in label or ()),
+        affine=affine,
+        refine=refine,
+        device=device,
+        console=console,
+    )
+    console.print(f"written: {group.write(output, jacobian, console)}", soft_wrap=True)
+
+
+def _pair(text: str, what: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise BingoError(f"'{text}' is not {what}=FILE, e.g. t1=a.nii.gz")
+    return name, Path(path)
 
 
 @app.command()
@@ -156,6 +274,14 @@ def apply(
     """Move an image, a label map or landmarks from one member of a registered group to another."""
     written = application.apply(registration, source, target, path, output, labels, space)
     console.print(f"written: {written}")
+
+
+@app.command()
+def report(
+    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
+) -> None:
+    """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
+    console.print(f"written: {write_report(registration)}")
 
 
 def _checkpoint(text: str) -> tuple[str, Path]:

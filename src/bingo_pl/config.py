@@ -23,7 +23,7 @@ class DataConfig:
     """What is registered."""
 
     dataset: str = "mscmr"
-    """Data module: mscmr, brats, learn2reg or manifest."""
+    """Data module: mscmr, brats, learn2reg, manifest or anatomies (label maps, painted in random contrasts)."""
     root: str = ""
     """Folder of the dataset (for `manifest`, its folder or CSV). Empty: the embedded phantom cohort."""
     modalities: list[str] = field(default_factory=lambda: ["C0", "LGE", "T2"])

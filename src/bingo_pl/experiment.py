@@ -25,6 +25,7 @@ from bingo_pl.curves import draw_curves
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.history import History
 from bingo_pl.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
+from bingo_pl.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.tables import summary, write_test_csv
 from bingo_pl.task import Optimisation, RegistrationTask
 from data_modules import DATA_MODULES
@@ -55,6 +56,11 @@ def train(config: Config, console: Console) -> Path:
     task = build_task(config)
     data = build_data(config, console)
     learns = methods.trainable(task.registrar)
+    if learns and config.weights.truth and not data.truth_known:
+        raise BingoError(
+            f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "
+            "map to each other. Set weights.truth=0"
+        )
     data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
     if not learns:
@@ -65,11 +71,18 @@ def train(config: Config, console: Console) -> Path:
     return _fit(config, data, task, run, console, checkpoint=None)
 
 
-def resume(checkpoint: Path, overrides: Sequence[str], allow_changed_data: bool, console: Console) -> Path:
+def resume(
+    checkpoint: Path,
+    overrides: Sequence[str],
+    allow_changed_data: bool,
+    console: Console,
+    allow_changed_processes: bool = False,
+) -> Path:
     """Go on where a checkpoint stopped; the settings come from the checkpoint.
 
     Raises:
-        BingoError: not a checkpoint of this project, or the data have changed and that was not allowed.
+        BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
+            data or the number of processes have changed and that was not allowed.
     """
     provenance = read_provenance(checkpoint)
     old = settings.from_tree(provenance["config"])
@@ -80,16 +93,18 @@ def resume(checkpoint: Path, overrides: Sequence[str], allow_changed_data: bool,
             f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
             "bingo evaluate, which takes a checkpoint from any place"
         )
+    run = checkpoint.resolve().parent.parent
+    refuse_edited(run, old, config)
+    if not allow_changed_processes:
+        processes = make_trainer(config, [], [], run).world_size
+        # Checkpoints of earlier versions say neither their processes nor their cases.
+        refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
     for line in settings.differences(old, config):
         console.print(f"[yellow]changed on resume[/] {escape(line)}")
     data = build_data(config, console)
-    if data.fingerprint() != provenance["data"] and not allow_changed_data:
-        raise BingoError(
-            f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
-            f"{checkpoint} was trained on, so the run would not go on exactly. "
-            "Restore them, or pass --allow-changed-data"
-        )
-    return _fit(config, data, build_task(config), checkpoint.resolve().parent.parent, console, checkpoint)
+    if not allow_changed_data:
+        refuse_other_data(checkpoint, provenance, data)
+    return _fit(config, data, build_task(config), run, console, checkpoint)
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Path:
@@ -172,8 +187,7 @@ def new_folder(parent: Path, name: str) -> Path:
     Raises:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise BingoError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+    check_name(name)
     # Lightning starts further processes with the same command and environment.
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
         return Path(os.environ[RUN_FOLDER])
@@ -192,8 +206,14 @@ def new_folder(parent: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
+def check_name(name: str) -> None:
+    """Raises `BingoError` where a run's name is no plain folder name."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise BingoError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+
+
 def read_provenance(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of its making: ``config`` and ``data``. Only tensors and plain values are unpickled.
+    """What a checkpoint says of its making, see `Provenance`. Only tensors and plain values are unpickled.
 
     Raises:
         BingoError: no such file, or not a checkpoint of this project.
@@ -223,10 +243,10 @@ def _fit(
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
-        keep_checkpoint(run, "best", "val/gwi", config.trainer.validate_every),
+        keep_checkpoint(run, "best", "val/gwi" if data.truth_known else "val/dice", config.trainer.validate_every),
         keep_checkpoint(run, "last", None, 1),
     ]
-    callbacks = [*checkpoints, Provenance(config, data.fingerprint()), TrainingProgress(console)]
+    callbacks = [*checkpoints, Provenance(config, data.fingerprint(), case_keys(data)), TrainingProgress(console)]
     trainer = make_trainer(config, loggers, callbacks, run)
     parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
     console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
@@ -235,8 +255,8 @@ def _fit(
     if not trainer.is_global_zero:
         return run
     load_weights(task, run / "checkpoints" / "best.ckpt", config)
-    _test(config, data, task, run, console, loggers)
     draw_curves(history.path, run / "figures" / "curves.png")
+    _test(config, data, task, run, console, loggers)  # last: a run with its test.csv is done
     return run
 
 

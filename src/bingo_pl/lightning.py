@@ -7,20 +7,47 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import wandb
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bingo_pl import config as settings
+from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Half-precision parameters would move voxels."""
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their place and renames them.
+
+    Lightning's own writes them to the system's temporary folder and moves them. Where that is another file system the
+    move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would go on from.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Lightning's, which forgets the best score, and would overwrite the best checkpoint, when its run was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def moved(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback], folder: Path) -> pl.Trainer:
@@ -54,6 +81,7 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
         use_distributed_sampler=False,
         logger=loggers,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
@@ -68,11 +96,15 @@ def device_of(config: Config) -> torch.device:
 
 
 def keep_checkpoint(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
-    """Keeps ``checkpoints/<name>.ckpt``: the newest, or that of the least ``monitor``, looked at every few epochs."""
-    return ModelCheckpoint(
+    """Keeps ``checkpoints/<name>.ckpt``: the newest, or that of the best ``monitor``, looked at every few epochs.
+
+    The best is the least, or the largest of ``val/dice``.
+    """
+    return MovableCheckpoint(
         run / "checkpoints",
         filename=name,
         monitor=monitor,
+        mode="max" if monitor == "val/dice" else "min",
         every_n_epochs=epochs,
         save_on_train_epoch_end=True,
         enable_version_counter=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,15 @@ from bingo_pl import experiment, methods
 from bingo_pl.atomic import replacing
 from bingo_pl.comparison_table import MethodInfo
 from bingo_pl.config import Config, RefineConfig, RowConfig, TableConfig
+from bingo_pl.continuation import train_or_continue
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.lightning import device_of
 from bingo_pl.registrar import Registrar
+from bingo_pl.resumption import INDIFFERENT
 
 TRAININGS = "trainings"
 """Folder of the runs under the table's."""
 IDENTITY = "row.yaml"
-INDIFFERENT = ("name", "runs", "log.", "data.workers", "data.cache_dir")
-"""Settings that change no result."""
 OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step")
 """Settings that may differ between the rows of a table. The groups they are tested on are the same."""
 OF_METHOD = ("method", "similarity.", "iterative.", "refine.")
@@ -113,17 +112,7 @@ def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> 
 def _train(row: Row, run: Path, console: Console) -> Path:
     """The best checkpoint of a row's training, which is begun, taken up or found done."""
     config = dataclasses.replace(row.config, name=run.name, runs=str(run.parent), refine=RefineConfig())
-    best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    if last.exists():
-        begun = settings.from_yaml((run / "config.yaml").read_text())
-        refuse_others(run, relevant(begun), relevant(config))
-        if not (run / "test.csv").exists():  # a run writes it when its training is done
-            console.print(f"going on with the training in {run}")
-            experiment.resume(last, [], False, console)
-        return best
-    shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
-    experiment.train(config, console)
-    return best
+    return train_or_continue(config, console) / "checkpoints" / "best.ckpt"
 
 
 def identity(row: Row, fingerprint: str, checkpoint: Path | None) -> dict[str, Any]:

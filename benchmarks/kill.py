@@ -1,0 +1,272 @@
+"""Kills training, tables, sweeps and registrations with SIGKILL at random moments, goes on, and compares the results.
+
+``python benchmarks/kill.py --kills 10``. See README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Annotated, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+import typer
+import yaml
+from numpy.typing import NDArray
+from rich.console import Console
+
+from bingo_pl import cli
+
+console = Console()
+MODALITIES = ("a", "b")
+SETTINGS = (
+    *("data.root=../../cohort", "data.cache_dir=cache", "data.modalities=[a,b]", "data.label_ids=[1]"),
+    *("data.roi=[16,16]", "data.batch_size=2", "data.ffd_spacings=[5]"),
+    *("model.channels=[4,8]", "model.velocity_scales=[1,0]", "model.head_depth=1"),
+    *("trainer.accelerator=cpu", "log.wandb=disabled", "log.figure_groups=1"),
+)
+EPOCHS = 40
+FORK = multiprocessing.get_context("fork")
+MEASURED = ("seconds", "memory")
+"""Columns of tables that are no results: what a computation cost."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that can be killed."""
+
+    name: str
+    command: Callable[[Path], list[str]]
+    """What begins it in a folder, and goes on with it there."""
+    results: str
+    """The folder of its results in that folder."""
+    spares_children: bool = False
+    """Whether now and then only the process itself is killed, and those it started live on."""
+
+
+@dataclass
+class Tally:
+    """What the kills of a job did."""
+
+    job: str
+    kills: int = 0
+    runs: int = 0
+    """That were finished after one kill or several."""
+    lost: int = 0
+    """Runs that could not go on, or whose results lack a file."""
+    differing: int = 0
+    """Runs with a result that is not that of the uninterrupted one."""
+    notes: list[str] = field(default_factory=list)
+
+
+def main(
+    kills: Annotated[int, typer.Option(help="Of each job")] = 10,
+    only: Annotated[
+        str, typer.Option(help="Of these jobs, with commas between (registration needs training). Empty: all")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the moments")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="To work in; a new temporary one if not given")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file for the table")] = None,
+) -> None:
+    """Kill each job so many times in all; the exit status is 1 where anything was lost or differs."""
+    work = Path(tempfile.mkdtemp(prefix="kill-", dir=folder))
+    _write_cohort(work)
+    table = []
+    for job in jobs(work):
+        if job.name in only.split(",") or not only:
+            tally = stress(job, kills, random.Random(f"{seed} {job.name}"), work / job.name)
+            table.append({key: value for key, value in dataclasses.asdict(tally).items() if key != "notes"})
+            console.print(*tally.notes, pd.DataFrame(table).to_string(index=False), sep="\n")
+    if output:
+        pd.DataFrame(table).to_csv(output, index=False)
+    clean = not any(row["lost"] or row["differing"] for row in table)
+    if clean:
+        shutil.rmtree(work)
+    else:
+        console.print(f"kept for inspection: {work}")
+    raise typer.Exit(0 if clean else 1)
+
+
+def jobs(work: Path) -> list[Job]:
+    """The jobs. Registration takes the weights that the uninterrupted training left in ``work``."""
+    train = ["train", "manifest", "--continue", *SETTINGS, f"trainer.epochs={EPOCHS}", "name=run"]
+    table = ["table", "manifest", *SETTINGS, f"trainer.epochs={EPOCHS // 2}", "iterative.steps=20"]
+    sweep = ["sweep", str(_write_sweep(work)), "--local", "--seed", "1", "--output", "sweep"]
+    return [
+        Job("training", lambda folder: train, "runs/run"),
+        Job("table", lambda folder: [*table, "--methods", "ape,bingo,bingo_refined"], "runs/tables"),
+        Job("sweep", lambda folder: sweep, "sweep", spares_children=True),
+        Job("registration", lambda folder: _register(folder, work), "out"),
+    ]
+
+
+def stress(job: Job, kills: int, dice: random.Random, folder: Path) -> Tally:
+    """Run a job once undisturbed, then kill it ``kills`` times; a run that was killed and then ends is compared."""
+    start = time.monotonic()
+    status = _end(_start(job, folder / "whole"))
+    seconds = time.monotonic() - start
+    assert status == 0, f"{job.name} fails undisturbed; see {folder / 'whole' / 'log'}"
+    expected = digests(folder / "whole" / job.results)
+    tally = Tally(job.name)
+    while tally.kills < kills:
+        run = folder / str(tally.runs)
+        disturbed = 0
+        while tally.kills < kills:
+            process = _start(job, run)
+            process.join(dice.random() * seconds)
+            if process.exitcode is not None:
+                assert process.exitcode == 0, f"{job.name} does not go on; see {run / 'log'}"
+                break
+            _kill(process, alone=job.spares_children and dice.random() < 0.5)
+            tally.kills += 1
+            disturbed += 1
+        if disturbed:
+            _finish(job, run, expected, tally)
+        else:
+            shutil.rmtree(run)
+    return tally
+
+
+def _finish(job: Job, run: Path, expected: dict[str, str], tally: Tally) -> None:
+    status = _end(_start(job, run))
+    got = digests(run / job.results)
+    missing = sorted(expected.keys() - got.keys())
+    different = sorted(name for name in expected.keys() & got.keys() if expected[name] != got[name])
+    extra = sorted(got.keys() - expected.keys())
+    tally.runs += 1
+    tally.lost += bool(status or missing)
+    tally.differing += bool(different or extra)
+    if status or missing or different or extra:
+        tally.notes.append(f"{run}: {status=}, {missing=}, {different=}, {extra=}")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """A hash of every result below a folder by its path: weights, numbers of tables, voxels; else that it is there.
+
+    Hidden files (locks, what a killed process was writing) and logs are no results.
+    """
+    visible = [path for path in folder.rglob("*") if "/." not in f"/{path.relative_to(folder)}"]
+    files = [path for path in visible if path.is_file() and "logs" not in path.parts]
+    return {str(path.relative_to(folder)): _digest(path) for path in sorted(files)}
+
+
+def _digest(path: Path) -> str:
+    content = b""
+    if path.suffix == ".ckpt":
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = str((checkpoint["global_step"], checkpoint["epoch"])).encode()
+        for name, tensor in checkpoint["state_dict"].items():
+            content += name.encode() + tensor.numpy().tobytes()
+    elif path.suffix == ".csv":
+        table = pd.read_csv(path)
+        results = [column for column in table.columns if not any(word in column for word in MEASURED)]
+        content = table[results].to_csv().encode() if path.name != "table.csv" else b""
+    elif path.name.endswith(".nii.gz"):
+        content = np.asanyarray(nib.load(path).dataobj).tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _start(job: Job, folder: Path) -> ForkProcess:
+    """The job in a process group of its own, forked after the imports, so that kills fall upon its work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = FORK.Process(target=_work, args=(job.command(folder), folder))
+    process.start()
+    return process
+
+
+def _work(command: list[str], folder: Path) -> None:
+    os.setsid()
+    os.chdir(folder)
+    log = os.open("log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["bingo", *command]
+    cli.main()
+
+
+def _end(process: ForkProcess) -> int | None:
+    process.join()
+    return process.exitcode
+
+
+def _kill(process: ForkProcess, alone: bool) -> None:
+    if alone:
+        process.kill()
+    else:
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+
+
+def _register(folder: Path, work: Path) -> list[str]:
+    """Registers a test group; where only the report is missing, writes that."""
+    if (folder / "out").exists():
+        return ["report", "out"]
+    checkpoint = work / "training" / "whole" / "runs" / "run" / "checkpoints" / "best.ckpt"
+    images = [f"{name}={work / 'cohort' / f'5_{name}.nii.gz'}" for name in MODALITIES]
+    return [
+        "register",
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        "out",
+        "--refine",
+        "20",
+        "--affine",
+        "never",
+        *images,
+    ]
+
+
+def _write_cohort(work: Path) -> None:
+    """Four training, one validation and two test groups of noisy discs, 16 x 16 voxels, in two contrasts."""
+    (work / "cohort").mkdir()
+    rows = []
+    for number, split in enumerate(["train"] * 4 + ["val"] + ["test"] * 2):
+        dice = np.random.default_rng(number)
+        y, x = np.mgrid[:16, :16]
+        disc = np.hypot(y - dice.uniform(6, 10), x - dice.uniform(6, 10))[:, :, None] < dice.uniform(3, 6)
+        _write(disc.astype(np.uint8), work / "cohort" / f"{number}_label.nii.gz")
+        for name, contrast in zip(MODALITIES, (0.2, 0.7), strict=True):
+            image = np.abs(disc - contrast) + dice.uniform(0, 0.1, disc.shape)
+            _write(image.astype(np.float32), work / "cohort" / f"{number}_{name}.nii.gz")
+            group = f"group{number}"
+            rows.append((split, group, group, name, f"{number}_{name}.nii.gz", f"{number}_label.nii.gz"))
+    columns = ["split", "group", "subject", "modality", "image", "label"]
+    pd.DataFrame(rows, columns=columns).to_csv(work / "cohort" / "manifest.csv", index=False)
+
+
+def _write(voxels: NDArray[Any], path: Path) -> None:
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+
+
+def _write_sweep(work: Path) -> Path:
+    path = work / "search.yaml"
+    tree = {
+        "program": "bingo",
+        "command": ["${env}", "${program}", "train", "manifest", *SETTINGS, "trainer.epochs=15", "${args_no_hyphens}"],
+        "method": "random",
+        "run_cap": 3,
+        "metric": {"name": "val/gwi", "goal": "minimize"},
+        "parameters": {"trainer.learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1e-2}},
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,92 @@
+"""What must be as it was for a run to go on exactly, and how a change is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bingo_pl import config as settings
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError
+from data_modules.base import GroupDataModule
+
+INDIFFERENT = ("name", "runs", "log.", "data.workers", "data.cache_dir")
+"""Settings that change no result."""
+LISTED = 5
+"""Changed cases that an error names."""
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """``key: old -> new`` for each setting that differs and changes results.
+
+    A moved data folder is no change: whether the files in it are the same is for `refuse_other_data`.
+    """
+    return [line for line in settings.differences(old, new) if not line.startswith((*INDIFFERENT, "data.root"))]
+
+
+def refuse_edited(run: Path, old: Config, new: Config) -> None:
+    """Raises `BingoError` where a resume would undo what a run's `config.yaml` says.
+
+    Args:
+        run: the run's folder.
+        old: the settings in its checkpoint.
+        new: those that it would go on with.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        return
+    written = settings.load(str(path))
+    said = {line.partition(":")[0] for line in changes(old, new)}
+    edits = [line for line in changes(old, written) if line.partition(":")[0] not in said]
+    if edits:
+        raise BingoError(
+            f"{path} is not what the run's checkpoint was made with: {'; '.join(edits)}. A resume takes its settings "
+            "from the checkpoint: give the changed ones as KEY=VALUE, or restore the file"
+        )
+
+
+def refuse_other_processes(checkpoint: Path, old: int, new: int) -> None:
+    """Raises `BingoError` where a run would go on with another number of processes (devices times machines)."""
+    if old != new:
+        raise BingoError(
+            f"{checkpoint} was trained by {old} process(es), and {new} would go on: {old} -> {new}. The batches would "
+            f"be others, so the run would not go on exactly. Set trainer.devices as it was, or pass "
+            "--allow-changed-processes"
+        )
+
+
+def refuse_other_data(checkpoint: Path, provenance: Mapping[str, Any], data: GroupDataModule) -> None:
+    """Raises `BingoError`, with the cases that differ, where the data are not those of a checkpoint.
+
+    Args:
+        checkpoint: for the message.
+        provenance: what the checkpoint says of its making.
+        data: the data that the run would go on with.
+    """
+    if data.fingerprint() != provenance["data"]:
+        different = _different(provenance.get("cases", {}), case_keys(data))
+        raise BingoError(
+            f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
+            f"{checkpoint} was trained on: {'; '.join(different)}. The run would "
+            "not go on exactly. Restore them, or pass --allow-changed-data"
+        )
+
+
+def case_keys(data: GroupDataModule) -> dict[str, str]:
+    """``split/case`` of every case and a hash of its files' names, sizes, dates and preprocessing."""
+    return {f"{split}/{case.name}": data.cache.key(case) for split, cases in data.cases.items() for case in cases}
+
+
+def _different(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    kinds = {
+        "changed": [case for case in old if case in new and old[case] != new[case]],
+        "missing": [case for case in old if case not in new],
+        "new": [case for case in new if case not in old],
+    }
+    return [f"{kind}: {_list(cases)}" for kind, cases in kinds.items() if cases]
+
+
+def _list(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
+    return ", ".join(cases[:LISTED]) + more

@@ -1,0 +1,196 @@
+"""SIGKILL loses nothing, and what has changed does not go on unnoticed. `benchmarks/kill.py` is the long version."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from rich.console import Console
+
+from benchmarks.kill import digests
+from bingo_pl import BingoError, config, experiment, sweep
+from bingo_pl.continuation import train_or_continue
+from bingo_pl.lightning import WholeCheckpoints, keep_checkpoint
+from bingo_pl.local_sweep import run_local
+
+from .test_experiment import settings, write_cohort
+
+QUIET = Console(quiet=True)
+PATIENCE = 120.0
+"""Seconds; a busy machine starts slowly."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "cohort").mkdir()
+    write_cohort(folder / "cohort")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """An uninterrupted run."""
+    return train_or_continue(settings(folder, "whole"), QUIET)
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    start = time.monotonic()
+    while not happened():
+        assert time.monotonic() - start < PATIENCE
+        time.sleep(0.01)
+
+
+SUICIDE = """
+import os, signal
+from bingo_pl import callbacks, cli
+
+def stop(self, trainer, *args):
+    if trainer.global_step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+callbacks.TrainingProgress.on_train_batch_end = stop
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_training_killed_amid_an_epoch_ends_the_same(folder: Path, whole: Path) -> None:
+    values = [f"{key}={value}" for key, value in config.leaves(settings(folder, "killed")) if value is not None]
+    command = [sys.executable, "-c", SUICIDE, "train", "manifest", "--continue", *values]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    run = folder / "runs" / "killed"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
+    train_or_continue(settings(folder, "killed"), QUIET)
+    assert digests(run) == digests(whole)
+
+
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    """The sweep is killed while its second trial runs, which lives on, and then has nothing left to do."""
+    script = tmp_path / "trial.py"
+    script.write_text(
+        "import sys, time, pathlib\n"
+        "given = dict(word.split('=', 1) for word in sys.argv[1:] if '=' in word)\n"
+        "run = pathlib.Path(given['runs']) / given['name']\n"
+        "run.mkdir(parents=True, exist_ok=True)\n"
+        "with open(run / 'starts', 'a') as file: file.write('x')\n"
+        "time.sleep(0.3)\n"
+        "(run / 'test.csv').write_text('dice_after,gwi_after,folding_percent\\n' + given['x'] + ',1,1\\n')\n"
+    )
+    (tmp_path / "search.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "program": str(script),
+                "command": ["${interpreter}", "${program}", "${args_no_hyphens}"],
+                "method": "grid",
+                "metric": {"name": "test/dice_after", "goal": "maximize"},
+                "parameters": {"x": {"values": [0.1, 0.2, 0.3]}},
+            }
+        )
+    )
+    search = sweep.load(str(tmp_path / "search.yaml"))
+    trials = tmp_path / "out" / "trials"
+    process = multiprocessing.get_context("fork").Process(
+        target=run_local, args=(search, tmp_path / "out", 0, None, 1, QUIET)
+    )
+    process.start()
+    wait_for((trials / "trial-002" / "starts").exists)
+    process.kill()
+    process.join()
+    assert not (trials / "trial-003").exists()
+    table = pd.read_csv(run_local(search, tmp_path / "out", 0, None, 1, QUIET) / "sweep.csv")
+    assert list(table["test/dice_after"]) == [0.3, 0.2, 0.1]
+    assert (trials / "trial-001" / "starts").read_text() == "x", "what was done is not done again"
+
+
+def test_a_run_that_is_done_is_left_alone(folder: Path, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert train_or_continue(settings(folder, "whole"), QUIET) == whole
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_a_run_does_not_go_on_with_other_settings(folder: Path, whole: Path) -> None:
+    with pytest.raises(BingoError, match=r"other settings \(trainer\.epochs: 3 -> 4\)"):
+        train_or_continue(settings(folder, "whole", "trainer.epochs=4"), QUIET)
+    assert train_or_continue(settings(folder, "whole", "log.figure_groups=0"), QUIET) == whole
+
+
+def test_a_folder_that_is_no_run_is_left_alone(folder: Path) -> None:
+    (folder / "runs" / "notes").mkdir(parents=True)
+    (folder / "runs" / "notes" / "thesis.txt").write_text("dear")
+    with pytest.raises(BingoError, match="not the folder of a run"):
+        train_or_continue(settings(folder, "notes"), QUIET)
+    assert (folder / "runs" / "notes" / "thesis.txt").read_text() == "dear"
+
+
+def test_two_processes_do_not_write_one_run(folder: Path, whole: Path) -> None:
+    """A second one waits for the first, here until its lock is opened, and finds the run done."""
+    lock = FileLock(whole.with_name(f".{whole.name}.lock"), thread_local=False)
+    lock.acquire()
+    opened = threading.Timer(0.3, lock.release)
+    opened.start()
+    start = time.monotonic()
+    train_or_continue(settings(folder, "whole"), QUIET)
+    assert time.monotonic() - start > 0.2
+
+
+def test_an_edited_configuration_is_not_undone_unnoticed(folder: Path, whole: Path) -> None:
+    edited = folder / "runs" / "edited"
+    shutil.copytree(whole, edited)
+    text = (edited / "config.yaml").read_text()
+    (edited / "config.yaml").write_text(text.replace("epochs: 3", "epochs: 5"))
+    last = edited / "checkpoints" / "last.ckpt"
+    with pytest.raises(BingoError, match=r"config\.yaml is not .*: trainer\.epochs: 3 -> 5\. A resume takes"):
+        experiment.resume(last, (), False, QUIET)
+    experiment.resume(last, ["trainer.epochs=4"], False, QUIET)  # said aloud, it is obeyed
+    assert config.load(str(edited / "config.yaml")).trainer.epochs == 4
+
+
+def test_a_changed_number_of_processes_is_refused(folder: Path, whole: Path) -> None:
+    last = whole / "checkpoints" / "last.ckpt"
+    with pytest.raises(BingoError, match=r"1 -> 2\..*--allow-changed-processes"):
+        experiment.resume(last, ["trainer.devices=2"], False, QUIET)
+
+
+def test_changed_cases_are_named(folder: Path, whole: Path) -> None:
+    copy = folder / "copy"
+    shutil.copytree(folder / "cohort", copy)
+    os.utime(copy / "0_a.nii.gz", (0, 0))
+    manifest = pd.read_csv(copy / "manifest.csv")
+    manifest[manifest.group != "group1"].to_csv(copy / "manifest.csv", index=False)
+    with pytest.raises(BingoError, match=r"changed: train/group0; missing: train/group1\."):
+        experiment.resume(whole / "checkpoints" / "last.ckpt", [f"data.root={copy}"], False, QUIET)
+
+
+def test_a_moved_run_keeps_its_best_score(tmp_path: Path) -> None:
+    """Lightning forgets it, and the next epoch, however bad, would overwrite the best checkpoint."""
+    old, new = (keep_checkpoint(tmp_path / place, "best", "val/gwi", 1) for place in ("here", "there"))
+    path = str(tmp_path / "here" / "checkpoints" / "best.ckpt")
+    old.best_model_path = old.kth_best_model_path = path
+    old.best_model_score = old.kth_value = torch.tensor(0.5)
+    old.best_k_models = {path: torch.tensor(0.5)}
+    new.load_state_dict(old.state_dict())
+    assert new.best_k_models == {str(tmp_path / "there" / "checkpoints" / "best.ckpt"): torch.tensor(0.5)}
+    assert new.best_model_score == new.kth_value == 0.5
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        WholeCheckpoints().save_checkpoint({"weights": torch.zeros(9), "epoch": lambda: 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
