@@ -40,3 +40,11 @@ def test_a_grid_survives_simpleitk() -> None:
 def test_affines_that_are_no_image_geometry_are_refused(affine: np.ndarray, problem: str) -> None:
     with pytest.raises(BingoError, match=problem):
         Grid((4, 3, 2), affine)
+
+
+def test_the_canonical_grid_holds_the_same_voxels_in_nibabels_canonical_order() -> None:
+    array = np.arange(4 * 3 * 2).reshape(4, 3, 2)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(array.astype(np.int16), LEFT_HANDED_OBLIQUE))
+    grid = Grid(array.shape, LEFT_HANDED_OBLIQUE).canonical()
+    assert grid.shape == turned.shape
+    np.testing.assert_allclose(grid.affine, turned.affine, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -60,6 +61,13 @@ class Grid:
     def directions(self) -> NDArray[np.float64]:
         """(3, 3) unit vectors of the axes in RAS, one a column."""
         return self.affine[:3, :3] / self.spacing
+
+    def canonical(self) -> Grid:
+        """The same voxels with axes in the order and sense that come closest to right, anterior, superior."""
+        orientation = nib.io_orientation(self.affine)
+        affine = self.affine @ nib.orientations.inv_ornt_aff(orientation, self.shape)
+        x, y, z = (self.shape[axis] for axis in np.argsort(orientation[:, 0]))
+        return Grid((x, y, z), affine)
 
     def to_sitk(self, array: NDArray) -> sitk.Image:
         """The SimpleITK image of voxels (X, Y, Z) or vectors (X, Y, Z, C); the dtype is kept."""

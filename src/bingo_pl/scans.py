@@ -177,7 +177,9 @@ def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: flo
 
     It lies along the axes of the first image, has the voxels that the model was trained on (those of the first image
     where it was trained on the files' own grids), holds the foregrounds of all images, and is rounded up, about its
-    centre, to sizes that the network takes. 2D groups keep the first image's one slice.
+    centre, to sizes that the network takes. 2D groups keep the first image's one slice. The axes of 3D groups come in
+    the order and sense nearest to right, anterior, superior where those of the training did: always but for files' own
+    grids.
 
     Args:
         scans: the images.
@@ -189,6 +191,7 @@ def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: flo
     first = scans[0].grid
     step = np.ones(3)
     if spacing_mm > 0:
+        first = first if dims == 2 else first.canonical()
         step[:dims] = spacing_mm / first.spacing[:dims]
     boxes = [scan.foreground_box() for scan in scans]
     corners = [
