@@ -322,6 +322,7 @@ def test_mscmr_takes_one_labelled_sequence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(DATA_MODULES))
 def test_an_empty_root_shows_the_layout_and_the_source(tmp_path: Path, name: str) -> None:
-    changes = {"mscmr": CARDIAC, "learn2reg": {"modalities": ["MR", "CT"], "images_per_step": 2}}.get(name, {})
+    pairs = {"modalities": ["MR", "CT"], "images_per_step": 2, "splits": [1, 1, 1]}
+    changes = {"mscmr": CARDIAC, "learn2reg": pairs}.get(name, {})
     with pytest.raises(BingoError, match=r"no usable case.*Expected"):
         make(name, tmp_path, **changes).prepare_data()
