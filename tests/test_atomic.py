@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bingo_pl import BingoError
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import replacing, replacing_folder
 
 
 def test_file_appears_with_its_folder(tmp_path: Path) -> None:
@@ -35,3 +35,33 @@ def test_unwritable_place_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file" / "result.txt"
     with pytest.raises(BingoError, match=r"cannot write .*result\.txt"), replacing(path):
         pass
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    with replacing_folder(folder) as temporary:
+        (temporary / "part.txt").write_text("whole")
+        assert not folder.exists()
+    assert (folder / "part.txt").read_text() == "whole"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failure_leaves_no_folder(tmp_path: Path) -> None:
+    def fail_half_way() -> None:
+        with replacing_folder(tmp_path / "out") as temporary:
+            (temporary / "part.txt").write_text("hal")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_taken_and_one_in_use_is_not(tmp_path: Path) -> None:
+    for _ in range(2):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        with replacing_folder(tmp_path / "out") as temporary:
+            (temporary / "mine.txt").touch()
+        with pytest.raises(BingoError, match="in use"), replacing_folder(tmp_path / "out"):
+            pass
+        (tmp_path / "out" / "mine.txt").unlink()

@@ -140,7 +140,10 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_simpleitk_alone_repeats_the_registration(finished: Finished) -> None:
-    """Both files of each transform, within 1e-3 of the intensities' range."""
+    """Both files of each transform, within 1e-3 of the intensities' range inside the field of view.
+
+    At its very border rounding decides what is outside.
+    """
     for name, path in finished.files.items():
         registered = sitk.ReadImage(str(finished.out / "registered" / f"{name}.nii.gz"))
         original = sitk.ReadImage(str(path), sitk.sitkFloat32)
@@ -149,9 +152,19 @@ def test_simpleitk_alone_repeats_the_registration(finished: Finished) -> None:
         field = sitk.ReadImage(f"{stem}.nii.gz", sitk.sitkVectorFloat64)
         for transform in (sitk.ReadTransform(f"{stem}.h5"), sitk.DisplacementFieldTransform(field)):
             again = sitk.Resample(original, registered, transform, sitk.sitkLinear, float(values.min()))
+            inside = sitk.Resample(without_border(original), registered, transform, sitk.sitkLinear, 0.0)
             difference = np.abs(sitk.GetArrayFromImage(again) - sitk.GetArrayFromImage(registered))
-            assert difference.max() < 1e-3 * np.ptp(values)
+            assert difference[sitk.GetArrayFromImage(inside) > 0.99].max() < 1e-3 * np.ptp(values)
         assert sitk.GetArrayFromImage(registered).std() > 0.05 * np.ptp(values), "not an empty image"
+
+
+def without_border(image: sitk.Image) -> sitk.Image:
+    """1 but for the outermost voxels."""
+    ones = np.zeros(image.GetSize()[::-1], np.float32)
+    ones[tuple(slice(1, -1) if size > 2 else slice(None) for size in ones.shape)] = 1
+    result = sitk.GetImageFromArray(ones)
+    result.CopyInformation(image)
+    return result
 
 
 def test_the_written_inverse_undoes_the_forward_transform(finished: Finished) -> None:

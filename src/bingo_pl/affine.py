@@ -3,10 +3,11 @@
 The rule. The *overlap* of an image with the first is the share of the smaller of their two foregrounds (masks, where
 given) that lies in the other, in physical space. Images above `ROUGHLY_ALIGNED` are left as they are. Others start from
 their headers and from matching centres of mass, as they are and turned by `START_DEGREES`; from each start a rigid map
-is optimised at low resolution, from the best of them a rigid and an affine one at higher, by Mattes mutual information,
-each kept only where it improves that (2D images: within the first one's plane), all of it where the overlap does not shrink.
+is optimised at low resolution, from the best of them a rigid and an affine one at higher, by Mattes mutual information
+over the smaller field of view (2D images: within its plane). Each is kept only where it improves the similarity, all of
+it only where `KEPT_OVERLAP` of the overlap is left. An image whose overlap stays below `LEAST_OVERLAP` is refused.
+
 The map becomes a part of the image's transforms, so that what is written still resamples the original once.
-An image whose overlap stays below `LEAST_OVERLAP` is refused.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ from data_modules.slices import Plane
 MODES = ("auto", "always", "never")
 """Where it is needed, for every image, for none."""
 ROUGHLY_ALIGNED = 0.95
-"""Of ellipsoids as large as a brain 5 mm apart; what lies nearer is the network's."""
+"""Of brains about 5 mm apart; what lies nearer is the network's."""
 LEAST_OVERLAP = 0.5
 """Less is no evidence that two images show the same place."""
 KEPT_OVERLAP = 0.9
-"""Share of the overlap that must be left: fields of view that are all foreground lose some where anatomy comes nearer."""
+"""What must be left of it: fields of view that are all foreground lose some where anatomy comes nearer."""
 LARGEST_SCALE = 1.5
 """An affine map that stretches or shrinks more, along any axis, is not believed: the rigid one is taken."""
 START_DEGREES = 15.0
 """Optimisation finds about 10 degrees by itself."""
+TRUST_IN_HEADERS = 1.25
+"""What starts from centres of mass must be this many times as similar as what starts from the headers."""
 SAMPLED_POINTS = 20_000
 """Of a foreground, evenly spread over its voxels."""
 WORKING_VOXELS = 250_000
@@ -72,7 +75,7 @@ def affine_stage(first: Scan, scan: Scan, mode: str) -> Stage:
     before = after = overlap(first, scan, affine)
     tried = scan is not first and (mode == "always" or (mode == "auto" and before < ROUGHLY_ALIGNED))
     if tried:
-        found = (_align_slices if first.grid.shape[2] == 1 else _align_volumes)(first, scan)
+        found = _align(first, scan)
         overlap_found = overlap(first, scan, found)
         if overlap_found >= KEPT_OVERLAP * min(before, ROUGHLY_ALIGNED):  # a sliver can be more similar than the whole
             affine, after = found, overlap_found
@@ -108,6 +111,20 @@ def _share(source: Scan, target: Scan, affine: NDArray) -> float:
     return float((target.mask.numpy()[0, x, y, z] > 0).sum() / len(indices))
 
 
+def _align(first: Scan, scan: Scan) -> NDArray:
+    """(4, 4) RAS mm, first to scan; measured over the smaller field of view, where both show something."""
+    align_pair = _align_slices if first.grid.shape[2] == 1 else _align_volumes
+    if _field_of_view(scan) < _field_of_view(first):
+        return np.linalg.inv(align_pair(scan, first))
+    return align_pair(first, scan)
+
+
+def _field_of_view(scan: Scan) -> float:
+    """mm^D."""
+    extents = np.multiply(scan.grid.shape, scan.grid.spacing)
+    return float(np.prod(extents[: 2 if scan.grid.shape[2] == 1 else 3]).round(3))
+
+
 def _align_volumes(first: Scan, scan: Scan) -> NDArray:
     """(4, 4) RAS mm, first to scan."""
     fixed, moving = (_reduced(image.grid.to_sitk(image.unit.numpy()[0]), WORKING_VOXELS) for image in (first, scan))
@@ -135,7 +152,10 @@ def _align_slices(first: Scan, scan: Scan) -> NDArray:
 def _rigid_then_affine(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> sitk.AffineTransform:
     """Fixed to moving; ``rigid`` is the identity, of the kind of the first of the two stages."""
     coarse = _reduced(fixed, COARSE_VOXELS), _reduced(moving, COARSE_VOXELS)
-    found = max((align(*coarse, start) for start in _starts(*coarse, rigid)), key=lambda found: found.similarity)
+    headers, *others = (align(*coarse, start) for start in _starts(*coarse, rigid))
+    found = max(others, key=lambda other: other.similarity)
+    if found.similarity < TRUST_IN_HEADERS * headers.similarity:
+        found = headers
     start = align(fixed, moving, found.transform).transform
     affine = sitk.AffineTransform(fixed.GetDimension())
     affine.SetCenter(start.GetCenter())

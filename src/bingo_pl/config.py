@@ -93,7 +93,8 @@ class WeightConfig:
     bending: float = 10.0
     """Bending energy of their velocities; alpha in the paper, where its value is not given."""
     truth: float = 0.0
-    """gWI, in voxels, against the known synthetic misalignment. 0: unsupervised, as in the paper."""
+    """gWI, in voxels, against the known synthetic misalignment; the variances of the velocities learn to tell what is
+    left of it. 0: unsupervised, as in the paper."""
 
 
 @dataclass
