@@ -41,8 +41,8 @@ sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
 
-model: install ## Train the ready models anew, 2D and 3D, which register images of any modality
-	$(BIN)/python -m bingo_pl.ready_model $(ARGS)
+model: install ## Train the ready model of 2D images anew, which registers any modality
+	$(BIN)/python -m bingo_pl.ready_model 2 $(ARGS)
 
 screenshots: install ## Make docs/report.png anew: register synthetic images with CKPT of DATASET mscmr, photograph the report (Chromium)
 	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"

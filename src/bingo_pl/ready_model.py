@@ -74,8 +74,8 @@ def load(dims: int) -> tuple[Registrar, Config]:
     path = location(dims)
     if not path.is_file():
         raise BingoError(
-            f"there is no ready {dims}D model at {path}. Make it with `make model`, or name a model that was trained "
-            "on images like yours: --checkpoint runs/<name>/checkpoints/best.ckpt"
+            f"there is no ready {dims}D model at {path}. Name a model that was trained on images like yours: --checkpoint "
+            f"runs/<name>/checkpoints/best.ckpt, or make one: `python -m bingo_pl.ready_model {dims}`"
         )
     return read(path)
 
@@ -169,7 +169,6 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 if __name__ == "__main__":
     try:
-        for dims in (2, 3):
-            make(dims, sys.argv[1:], Console())
+        make(int(sys.argv[1]), sys.argv[2:], Console())
     except BingoError as error:
         sys.exit(f"error: {error}")
