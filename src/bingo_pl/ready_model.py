@@ -74,8 +74,8 @@ def load(dims: int) -> tuple[Registrar, Config]:
     path = location(dims)
     if not path.is_file():
         raise BingoError(
-            f"there is no ready {dims}D model at {path}. Name a model that was trained on images like yours: --checkpoint "
-            f"runs/<name>/checkpoints/best.ckpt, or make one: `python -m bingo_pl.ready_model {dims}`"
+            f"there is no ready {dims}D model at {path}. Name a model that was trained on images like yours: "
+            f"--checkpoint runs/<name>/checkpoints/best.ckpt, or make one: `python -m bingo_pl.ready_model {dims}`"
         )
     return read(path)
 
