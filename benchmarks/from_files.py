@@ -7,7 +7,6 @@ written and registered by `bingo_pl.register`. What is left is measured by the t
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -18,11 +17,9 @@ import SimpleITK as sitk
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 
-from bingo_pl import register
+from bingo_pl import cli, register
 from bingo_pl.config import DataConfig
-from bingo_pl.errors import BingoError
 from bingo_pl.grids import Grid
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
@@ -140,8 +137,4 @@ def _file_grid(image: sitk.Image, spacing_mm: tuple[float, float, float], code: 
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BingoError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+    cli.run(lambda: typer.run(main))

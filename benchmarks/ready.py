@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from bingo_pl import cli, experiment, methods, ready_model
 from bingo_pl import config as settings
-from bingo_pl import experiment, methods, ready_model
-from bingo_pl.errors import BingoError
 from bingo_pl.scoring import score_group
 from bingo_pl.tables import summary, write_test_csv
 
@@ -48,8 +45,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BingoError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+    cli.run(lambda: typer.run(main))

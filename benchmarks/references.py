@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import itertools
 import os
-import sys
 from abc import abstractmethod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +17,10 @@ import pandas as pd
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
+from bingo_pl import cli, experiment
 from bingo_pl import config as settings
-from bingo_pl import experiment
 from bingo_pl.atomic import replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
@@ -237,8 +235,4 @@ def _write(rows: list[Scores], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BingoError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+    cli.run(lambda: typer.run(main))

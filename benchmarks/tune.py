@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,9 @@ import pandas as pd
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from bingo_pl import cli, experiment, metrics
 from bingo_pl import config as settings
-from bingo_pl import experiment, metrics
 from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
 from bingo_pl.lightning import device_of
@@ -95,8 +93,4 @@ def record(result: Mapping[str, str | float], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BingoError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+    cli.run(lambda: typer.run(main))

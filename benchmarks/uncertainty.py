@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +15,11 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from bingo_pl import cli, experiment, metrics
 from bingo_pl import config as settings
-from bingo_pl import experiment, metrics
 from bingo_pl.batch import GroupBatch
 from bingo_pl.bingo import Bingo
 from bingo_pl.errors import BingoError
@@ -67,7 +65,7 @@ def main(
 
 def load(checkpoint: Path, overrides: list[str]) -> tuple[Bingo, GroupDataModule, torch.device]:
     """A trained model in evaluation mode and the data of its experiment."""
-    config = settings.override(settings.from_tree(experiment.read_provenance(checkpoint)["config"]), overrides)
+    config = settings.override(experiment.read_config(checkpoint), overrides)
     task = experiment.build_task(config)
     experiment.load_weights(task, checkpoint, config)
     model = task.registrar
@@ -131,8 +129,4 @@ def rms(values: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BingoError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(2)
+    cli.run(lambda: typer.run(main))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +13,16 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from benchmarks.uncertainty import load
+from bingo_pl import cli
 from bingo_pl.batch import GroupBatch
 from bingo_pl.bingo import Bingo
-from bingo_pl.errors import BingoError
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp
-from bingo_pl.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement
+from bingo_pl.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
 
 Wrong = Callable[[GroupBatch, int], GroupBatch]
 """Makes the m-th image of a misaligned group (B = 1) wrong."""
@@ -117,9 +115,7 @@ def judge(model: Bingo, batch: GroupBatch) -> Tensor:
 
 def relative(apart: Tensor) -> Tensor:
     """Each image's disagreement (1, N) over the median of the others', as `belongs` compares them: (N,)."""
-    values = apart[0]
-    others = [torch.cat([values[:m], values[m + 1 :]]).quantile(0.5) for m in range(len(values))]
-    return values / torch.stack(others)
+    return (apart / median_of_others(apart))[0]
 
 
 def report(good: Tensor, accused: list[Tensor], wrong: dict[str, list[tuple[float, bool, bool]]]) -> None:
@@ -135,8 +131,4 @@ def report(good: Tensor, accused: list[Tensor], wrong: dict[str, list[tuple[floa
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except BingoError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(2)
+    cli.run(lambda: typer.run(main))

@@ -137,14 +137,21 @@ def test_a_folder_that_is_no_run_is_left_alone(folder: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_run(folder: Path, whole: Path) -> None:
-    """A second one waits for the first, here until its lock is opened, and finds the run done."""
-    lock = FileLock(whole.with_name(f".{whole.name}.lock"), thread_local=False)
-    lock.acquire()
-    opened = threading.Timer(0.3, lock.release)
-    opened.start()
+    """A second one waits for the first, here a thread that holds the lock for 0.3 s, and finds the run done."""
+    held = threading.Event()
+
+    def hold() -> None:
+        with FileLock(whole.with_name(f".{whole.name}.lock")):
+            held.set()
+            time.sleep(0.3)
+
+    first = threading.Thread(target=hold)
     start = time.monotonic()
+    first.start()
+    held.wait()
     train_or_continue(settings(folder, "whole"), QUIET)
     assert time.monotonic() - start > 0.2
+    first.join()
 
 
 def test_an_edited_configuration_is_not_undone_unnoticed(folder: Path, whole: Path) -> None:

@@ -325,6 +325,7 @@ def test_the_command_takes_a_manifest(
         ({"labels": {"b": (np.ones((3, 3)), np.eye(4))}}, "label map of b: the label map or mask has"),
         ({"affine": "maybe"}, "unknown affine stage 'maybe'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"checkpoint": "a.nii.gz"}, "not a checkpoint"),
     ],
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,7 +10,7 @@ import SimpleITK as sitk
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.grids import Grid
 from bingo_pl.landmarks import read_landmarks, write_landmarks
-from bingo_pl.record import RECORD
+from bingo_pl.record import read_record
 from bingo_pl.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels
 from bingo_pl.transforms import write_image
 from data_modules.reading import read_voxels
@@ -36,10 +34,11 @@ def apply(
         space: of landmarks, ``RAS`` or ``LPS``, where their file does not say it.
 
     Raises:
-        BingoError: no such registration or member, an unreadable file, an output that exists or has another format.
+        BingoError: a missing or damaged registration, no such member, an unreadable file, an output that exists or has
+            another format.
     """
-    record = _read_record(registration)
-    grids = _grids(record)
+    record = read_record(registration)
+    grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
     for name in (source, target):
         if name not in grids:
             raise unknown_name("member", name, grids)
@@ -62,22 +61,6 @@ def apply(
     result = sitk.GetArrayFromImage(how(image, transform, grids[target])).T
     write_image(result, grids[target], output)
     return output
-
-
-def _read_record(registration: Path) -> dict[str, Any]:
-    path = registration / RECORD
-    if not path.is_file():
-        raise BingoError(
-            f"{registration} is no finished registration: {RECORD} is missing. Name a folder that bingo register wrote"
-        )
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
-
-
-def _grids(record: dict[str, Any]) -> dict[str, Grid]:
-    """The grids of the members and the template, by name."""
-    entries = {TEMPLATE_NAME: record["group"], **{image["name"]: image for image in record["images"]}}
-    return {name: Grid(tuple(entry["shape"]), np.array(entry["affine_ras_mm"])) for name, entry in entries.items()}
 
 
 def _member(registration: Path, name: str) -> Member:

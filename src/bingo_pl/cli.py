@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -150,7 +151,7 @@ def run_scalability(
 @app.command(name="estimate")
 def run_estimate(
     checkpoint: CheckpointArgument,
-    images: Annotated[int | None, typer.Option(min=1, help="Of the group")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many the group has")] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
     ] = None,
@@ -161,8 +162,7 @@ def run_estimate(
     """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
     if (images is None) == (manifest is None):
         raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
-    config = settings.from_tree(experiment.read_provenance(checkpoint)["config"])
-    config = settings.override(config, [f"trainer.accelerator={device}"])
+    config = settings.override(experiment.read_config(checkpoint), [f"trainer.accelerator={device}"])
     bingo = scalability.load_bingo(config, checkpoint)
     data = config.data
     if manifest:
@@ -192,7 +192,7 @@ def check(
 ) -> None:
     """Read every image file and say what would fail or mislead, why it matters and how to mend it.
 
-    The exit status is 0 where all is well, 1 where there is a problem.
+    The exit status is 1 where there is an error or a warning, else 0.
     """
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         checkup = checking.check(path, _ids(label_ids), fix, lambda files: progress.track(files, description="reading"))
@@ -292,9 +292,14 @@ def _checkpoint(text: str) -> tuple[str, Path]:
 
 
 def main() -> None:
-    """Run the command; bad input ends with its message and exit status 2, without a traceback."""
+    """Run the command ``bingo``."""
+    run(app)
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command; bad input ends with its message and exit status 2, without a traceback."""
     try:
-        app()
+        command()
     except BingoError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)

@@ -271,11 +271,6 @@ def from_tree(tree: Tree) -> Config:
     return _merge(Config(), OmegaConf.create(tree))
 
 
-def from_yaml(text: str) -> Config:
-    """The settings that `to_yaml` wrote."""
-    return from_tree(yaml.safe_load(text))
-
-
 def to_tree(config: Config) -> Tree:
     """Plain dictionaries and lists, which a weights-only checkpoint can hold."""
     return dataclasses.asdict(config)

@@ -116,7 +116,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     Raises:
         BingoError: not a checkpoint of this project, or settings that do not fit it.
     """
-    old = settings.from_tree(read_provenance(checkpoint)["config"])
+    old = read_config(checkpoint)
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
     data = build_data(config, console)
@@ -227,6 +227,11 @@ def read_provenance(checkpoint: Path) -> dict[str, Any]:
         raise BingoError(f"{checkpoint} is not a checkpoint written by bingo_pl ({type(error).__name__})") from error
 
 
+def read_config(checkpoint: Path) -> Config:
+    """The settings that a checkpoint was trained with; raises as `read_provenance`."""
+    return settings.from_tree(read_provenance(checkpoint)["config"])
+
+
 def _fit(
     config: Config,
     data: GroupDataModule,
@@ -254,6 +259,8 @@ def _fit(
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return run
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the test is this process's alone and would wait for the others
     load_weights(task, run / "checkpoints" / "best.ckpt", config)
     draw_curves(history.path, run / "figures" / "curves.png")
     _test(config, data, task, run, console, loggers)  # last: a run with its test.csv is done
@@ -269,7 +276,7 @@ def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Co
     Raises:
         BingoError: not a checkpoint of this project, or of another network than that of ``config``.
     """
-    trained_with = settings.from_tree(read_provenance(checkpoint)["config"])
+    trained_with = read_config(checkpoint)
     _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
     task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return trained_with

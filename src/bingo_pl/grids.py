@@ -78,6 +78,10 @@ class Grid:
         image.SetDirection((LPS[:3, :3] @ self.directions).ravel().tolist())
         return image
 
+    def blank(self) -> sitk.Image:
+        """An image of zeros, which tells SimpleITK the grid."""
+        return self.to_sitk(np.zeros(self.shape, np.uint8))
+
     def corners(self, index_to_index: NDArray, edge: float = 0.5) -> NDArray[np.float64]:
         """Where the corners of the field of view are in another grid.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from bingo_pl.errors import BingoError
 from bingo_pl.grids import LPS, Grid
 from bingo_pl.spatial import jacobian_determinant
-from bingo_pl.transforms import write_nifti
+from bingo_pl.transforms import sampled_displacement, write_nifti
 
 BORDER = 2
 """Voxels at each end of an axis whose Jacobian determinants do not count."""
@@ -100,12 +100,9 @@ def pairwise_field(
         (X, Y, Z, 3) displacement u on the fixed grid: moving index = fixed index + u, in voxels.
     """
     both = sitk.CompositeTransform([forward_of_moving, inverse_of_fixed])  # the last is applied first
-    like = fixed.to_sitk(np.zeros(fixed.shape, np.uint8))
-    geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
-    shift = sitk.GetArrayFromImage(sitk.TransformToDisplacementField(both, sitk.sitkVectorFloat64, *geometry))
     index = np.stack(np.meshgrid(*map(np.arange, fixed.shape), indexing="ij"), axis=-1)
     to_lps = LPS @ fixed.affine
-    points = index @ to_lps[:3, :3].T + to_lps[:3, 3] + shift.swapaxes(0, 2)
+    points = index @ to_lps[:3, :3].T + to_lps[:3, 3] + sampled_displacement(both, fixed)
     to_index = np.linalg.inv(LPS @ moving.affine)
     field: NDArray[np.float32] = (points @ to_index[:3, :3].T + to_index[:3, 3] - index).astype(np.float32)
     return field

@@ -87,9 +87,7 @@ def read(path: Path) -> tuple[Registrar, Config]:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise BingoError(
-            f"{path} is no model, or damaged ({error}). Copy it again, or make it: `make model`"
-        ) from error
+        raise BingoError(f"{path} is no model, or damaged ({error}). {MEND}") from error
     if header.keys() != {"config", "card", "sha256"} or header.get("sha256") != digest(weights):
         raise BingoError(
             f"{path} is not as bingo_pl wrote it: settings are missing or the weights do not have the SHA-256 of the "
@@ -128,7 +126,7 @@ def pack(checkpoint: Path, path: Path) -> None:
     Raises:
         BingoError: not a checkpoint of this project, or the file cannot be written.
     """
-    config = settings.from_tree(experiment.read_provenance(checkpoint)["config"])
+    config = experiment.read_config(checkpoint)
     task = experiment.build_task(config)
     experiment.load_weights(task, checkpoint, config)
     card = CARD.format(

@@ -28,6 +28,8 @@ class Entry:
     path: Path
     sha256: str
     label: Path | None
+    grid: Grid
+    """Its own voxels."""
     stage: NDArray[np.float64]
     """(4, 4) RAS mm, group to image: the affine stage."""
     folding_percent: float
@@ -42,8 +44,7 @@ class Entry:
             BingoError: it is gone, unreadable or has changed.
         """
         try:
-            with self.path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(self.path)
         except OSError as error:
             raise BingoError(
                 f"{self.path}: the original of '{self.name}' cannot be read ({error.strerror}). The report shows "
@@ -90,7 +91,7 @@ def read_record(folder: Path) -> Record:
             checkpoint=Path(content["checkpoint"]["path"]),
             checkpoint_sha256=str(content["checkpoint"]["sha256"]),
             settings=dict(content["settings"]),
-            group=Grid(_shape(content["group"]["shape"]), _affine(content["group"]["affine_ras_mm"])),
+            group=_grid(content["group"]),
             entries=[_entry(image) for image in content["images"]],
         )
     except FileNotFoundError as error:
@@ -120,6 +121,7 @@ def _entry(image: Mapping[str, Any]) -> Entry:
         path=Path(image["path"]),
         sha256=str(image["sha256"]),
         label=None if image["label"] is None else Path(image["label"]),
+        grid=_grid(image),
         stage=_affine(image["stage_affine_ras_mm"]),
         folding_percent=float(image["folding_percent"]),
         disagreement=None if image["disagreement"] is None else float(image["disagreement"]),
@@ -127,13 +129,19 @@ def _entry(image: Mapping[str, Any]) -> Entry:
     )
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 (hexadecimal) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _grid(entry: Mapping[str, Any]) -> Grid:
+    x, y, z = (int(size) for size in entry["shape"])
+    return Grid((x, y, z), _affine(entry["affine_ras_mm"]))
+
+
 def _affine(rows: Any) -> NDArray[np.float64]:
     affine = np.array(rows, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise ValueError(f"an affine has 4 x 4 finite numbers, got {rows}")
     return affine
-
-
-def _shape(sizes: Any) -> tuple[int, int, int]:
-    x, y, z = (int(size) for size in sizes)
-    return x, y, z

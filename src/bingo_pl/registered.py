@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bingo_pl import __version__
 from bingo_pl.affine import Stage
-from bingo_pl.atomic import replacing, replacing_folder
+from bingo_pl.atomic import replacing_folder
 from bingo_pl.grids import Grid
 from bingo_pl.record import RECORD
 from bingo_pl.report import write_report
@@ -102,8 +102,7 @@ class RegisteredGroup:
                 "group": {"shape": self.grid.shape, "affine_ras_mm": self.grid.affine.tolist()},
                 "images": images,
             }
-            with replacing(temporary / RECORD) as file:
-                file.write_text(json.dumps(record, indent=2), encoding="utf-8")
+            (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         write_report(folder)
         return folder
 

@@ -21,7 +21,7 @@ from bingo_pl.errors import BingoError
 from bingo_pl.grids import LPS, Grid
 from bingo_pl.record import Entry, Record, read_record
 from bingo_pl.resampling import resample_image, resample_labels
-from bingo_pl.transforms import affine_transform, read_transform
+from bingo_pl.transforms import affine_transform, read_transform, sampled_displacement
 from bingo_pl.views import Plane
 from data_modules.preprocess import PERCENTILES, foreground
 from data_modules.reading import read_image, read_voxels
@@ -150,8 +150,7 @@ class _Reader:
         planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
         if not planes:
             raise BingoError(f"the group grid of {record.folder} is a line of voxels; there is no plane to show")
-        grid = record.group.to_sitk(np.zeros(record.group.shape, np.uint8))
-        return cls(record, Grid.of(sitk.DICOMOrient(grid, "LPS")), planes, inside)
+        return cls(record, Grid.of(sitk.DICOMOrient(record.group.blank(), "LPS")), planes, inside)
 
     def images(self, entry: Entry) -> list[Pair]:
         """The image in each plane, from 0 to 1 by the `PERCENTILES` of its original's foreground."""
@@ -182,12 +181,9 @@ class _Reader:
         """(3, *S) in voxels of the display grid, without the affine stage."""
         forward = read_transform(self.record.folder / "transforms" / f"{entry.name}_forward.h5")
         back = affine_transform(np.linalg.inv(entry.stage))
-        like = self.grid.to_sitk(np.zeros(self.grid.shape, np.uint8))
-        geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
         whole = sitk.CompositeTransform([back, forward])  # the last one is applied first
-        field = sitk.GetArrayFromImage(sitk.TransformToDisplacementField(whole, sitk.sitkVectorFloat64, *geometry))
         to_voxels = np.linalg.inv((LPS @ self.grid.affine)[:3, :3])
-        return torch.from_numpy(np.einsum("ij,zyxj->ixyz", to_voxels, field)).float()
+        return torch.from_numpy(np.einsum("ij,xyzj->ixyz", to_voxels, sampled_displacement(whole, self.grid))).float()
 
     def picture(
         self,

@@ -24,7 +24,7 @@ def suspicions(row: Row) -> list[str]:
         share = number(row.entry.folding_percent)
         found.append(f"its deformation folds in {share} % of the voxels: do not trust it there")
     if row.overlap is not None and row.overlap[1] < row.overlap[0]:
-        found.append(f"its labels overlap less with the others' than before ({_change(row.overlap)})")
+        found.append(f"the labels overlap less with the others' than before ({_change(row.overlap)})")
     return found
 
 

@@ -58,7 +58,7 @@ def resample_image(image: sitk.Image, transform: sitk.Transform, grid: Grid) -> 
     """
     extrema = sitk.MinimumMaximumImageFilter()
     extrema.Execute(image)
-    return sitk.Resample(image, _like(grid), transform, sitk.sitkLinear, extrema.GetMinimum(), sitk.sitkFloat32)
+    return sitk.Resample(image, grid.blank(), transform, sitk.sitkLinear, extrema.GetMinimum(), sitk.sitkFloat32)
 
 
 def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -> sitk.Image:
@@ -67,7 +67,7 @@ def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -
     Returns:
         The pixel type and ids of ``labels``; 0 outside the source's field of view.
     """
-    return sitk.Resample(labels, _like(grid), transform, sitk.sitkLabelLinear, 0, labels.GetPixelID())
+    return sitk.Resample(labels, grid.blank(), transform, sitk.sitkLabelLinear, 0, labels.GetPixelID())
 
 
 def map_points(points_mm: ArrayLike, source: Member, target: Member) -> NDArray[np.float64]:
@@ -83,8 +83,3 @@ def map_points(points_mm: ArrayLike, source: Member, target: Member) -> NDArray[
     lps = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3) @ LPS[:3, :3]
     moved = [transform.TransformPoint(point) for point in lps.tolist()]
     return np.reshape(moved, (-1, 3)) @ LPS[:3, :3]
-
-
-def _like(grid: Grid) -> sitk.Image:
-    """An image with the geometry of a grid."""
-    return grid.to_sitk(np.zeros(grid.shape, np.uint8))

@@ -65,7 +65,8 @@ def refuse_other_data(checkpoint: Path, provenance: Mapping[str, Any], data: Gro
         data: the data that the run would go on with.
     """
     if data.fingerprint() != provenance["data"]:
-        different = _different(provenance.get("cases", {}), case_keys(data))
+        named = _different(provenance["cases"], case_keys(data)) if "cases" in provenance else []
+        different = named or ["which cases differ, the checkpoint does not say"]
         raise BingoError(
             f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
             f"{checkpoint} was trained on: {'; '.join(different)}. The run would "

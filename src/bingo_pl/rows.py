@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from bingo_pl.config import Config, RefineConfig, RowConfig, TableConfig
 from bingo_pl.continuation import train_or_continue
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.lightning import device_of
+from bingo_pl.record import sha256_of
 from bingo_pl.registrar import Registrar
 from bingo_pl.resumption import INDIFFERENT
 
@@ -117,7 +117,7 @@ def _train(row: Row, run: Path, console: Console) -> Path:
 
 def identity(row: Row, fingerprint: str, checkpoint: Path | None) -> dict[str, Any]:
     """All that a row's results depend on, by name."""
-    weights = "trained here" if checkpoint is None else hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    weights = "trained here" if checkpoint is None else sha256_of(checkpoint)
     place = {"device": str(device_of(row.config)), "threads": torch.get_num_threads()}
     return {**relevant(row.config), "data": fingerprint, "weights": weights, **place}
 

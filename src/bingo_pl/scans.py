@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.grids import Grid
+from bingo_pl.record import sha256_of
 from data_modules.preprocess import foreground, rescale
 from data_modules.reading import read_voxels, to_ids, to_image, to_mask
 
@@ -37,8 +37,7 @@ class File:
 
     @classmethod
     def of(cls, path: Path) -> File:
-        with path.open("rb") as file:
-            return cls(path.resolve(), hashlib.file_digest(file, "sha256").hexdigest())
+        return cls(path.resolve(), sha256_of(path))
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,6 +167,7 @@ def watch_memory(device: torch.device) -> int | None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
+    """Since `watch_memory`: of the process, on a GPU of its tensors."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_bytes("VmHWM")
 
 

@@ -132,6 +132,15 @@ def affine_transform(affine: NDArray) -> sitk.Transform:
     return sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
 
 
+def sampled_displacement(transform: sitk.Transform, grid: Grid) -> NDArray[np.float64]:
+    """(X, Y, Z, 3) LPS mm: by how much a transform moves the centres of a grid's voxels."""
+    like = grid.blank()
+    geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
+    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *geometry)
+    vectors: NDArray[np.float64] = sitk.GetArrayFromImage(field).swapaxes(0, 2)
+    return vectors
+
+
 def _covering(image: Grid, domain: Grid, affine: NDArray[np.float64]) -> Grid:
     """The grid along an image's axes that holds the image and a part of the group space, as finely as the latter."""
     to_domain = np.linalg.inv(affine @ domain.affine) @ image.affine
@@ -188,10 +197,7 @@ def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
 
 def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:
     """(X, Y, Z, 1, 3) float32."""
-    like = field.grid.to_sitk(np.zeros(field.grid.shape, np.uint8))
-    geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
-    sampled = sitk.TransformToDisplacementField(field.transform, sitk.sitkVectorFloat32, *geometry)
-    vectors = sitk.GetArrayFromImage(sampled).swapaxes(0, 2)[:, :, :, None]
+    vectors = sampled_displacement(field.transform, field.grid).astype(np.float32)[:, :, :, None]
     nifti = nib.Nifti1Image(vectors, field.grid.affine)
     nifti.header.set_intent(VECTOR_INTENT)
     return nifti

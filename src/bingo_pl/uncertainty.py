@@ -105,11 +105,15 @@ def belongs(disagreement: Tensor) -> Tensor:
     Returns:
         (B, N) bool.
     """
-    size = disagreement.shape[1]
-    if size < SMALLEST_JUDGED_GROUP:
+    if disagreement.shape[1] < SMALLEST_JUDGED_GROUP:
         return torch.ones_like(disagreement, dtype=torch.bool)
-    others = _of_others(disagreement[:, None].expand(-1, size, -1))
-    return disagreement <= OUTLYING * others.quantile(0.5, dim=2)
+    return disagreement <= OUTLYING * median_of_others(disagreement)
+
+
+def median_of_others(disagreement: Tensor) -> Tensor:
+    """What each image's disagreement (B, N) is compared with: the median of the others', (B, N); N is at least 2."""
+    others = _of_others(disagreement[:, None].expand(-1, disagreement.shape[1], -1))
+    return others.quantile(0.5, dim=2)
 
 
 def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Tensor:

@@ -126,8 +126,7 @@ class _Model:
             registrar, config = ready_model.load(dims)
             config = settings.override(config, overrides)
         else:
-            trained_with = settings.from_tree(experiment.read_provenance(checkpoint)["config"])
-            config = settings.override(trained_with, overrides)
+            config = settings.override(experiment.read_config(checkpoint), overrides)
             task = experiment.build_task(config)
             experiment.load_weights(task, checkpoint, config)
             registrar = task.registrar
@@ -164,7 +163,7 @@ class _Model:
 def _device(config: Config) -> torch.device:
     try:
         return device_of(config)
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, ImportError) as error:
         raise BingoError(
             f"device '{config.trainer.accelerator}' cannot be used ({error}). Wanted: auto, cpu, gpu or mps, as far as "
             "this machine has it"
