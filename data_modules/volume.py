@@ -244,7 +244,7 @@ def _missing() -> Problem:
         "error",
         "no such file",
         "the group cannot be read",
-        "Correct the path or remove the image from the cohort",
+        "Correct the path or leave the image out",
     )
 
 

@@ -85,7 +85,7 @@ def test_a_slice_stays_in_its_plane() -> None:
 def test_equal_inputs_give_equal_maps() -> None:
     grid = GRIDS[2]
     first, second = (affine_stage(scan(grid, "a"), scan(grid, "b", move(grid, 20, 10)), "auto") for _ in range(2))
-    np.testing.assert_allclose(first.affine, second.affine, rtol=0, atol=1e-12)  # last bits of matrix products
+    np.testing.assert_allclose(first.affine, second.affine, rtol=0, atol=1e-9)  # of mm: the last bits of sums
 
 
 @pytest.mark.parametrize(("mode", "tried"), [("auto", False), ("never", False), ("always", True)])

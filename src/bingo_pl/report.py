@@ -107,7 +107,7 @@ def _section(row: Row, pictured: Pictured, story: Story, scales: Scales) -> str:
     """The pictures of one image."""
     name = escape(row.entry.name)
     found = suspicions(row)
-    warning = f'<p class="flag">This image {"; ".join(found)}.</p>' if found else ""
+    warning = f'<p class="flag">Look closely: {"; ".join(found)}.</p>' if found else ""
     places = "; ".join(report_pictures.place(sight.plane, story.grid) for sight in pictured.sights)
     template = "the decoder's reconstruction of it" if pictured.reconstructed else "the mean: nothing was reconstructed"
     comparison = _picture(

@@ -24,7 +24,7 @@ def suspicions(row: Row) -> list[str]:
         share = number(row.entry.folding_percent)
         found.append(f"its deformation folds in {share} % of the voxels: do not trust it there")
     if row.overlap is not None and row.overlap[1] < row.overlap[0]:
-        found.append(f"the labels overlap less with the others' than before ({_change(row.overlap)})")
+        found.append(f"its labels overlap less with the others' than before ({_change(row.overlap)})")
     return found
 
 
@@ -90,7 +90,10 @@ def table(story: Story) -> str:
     )
     if story.compared_labels > 1:
         others = story.compared_labels - 1
-        caption += f" Dice: mean overlap with each of {others} other label maps, before and after registration."
+        caption += (
+            f" Dice: mean overlap with each of {others} other label maps, before and after registration; before: "
+        )
+        caption += "after the affine stage alone, where there was one."
     shown = sum(row.pictured is not None for row in story.rows)
     if shown < len(story.rows):
         caption += f" Pictures follow of the first {shown} of {len(story.rows)} images, not of the others."
