@@ -56,7 +56,10 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 SUICIDE = """
 import os, signal
+import torch
 from bingo_pl import callbacks, cli
+
+torch.set_num_threads({threads})
 
 def stop(self, trainer, *args):
     if trainer.global_step == 3:
@@ -65,12 +68,21 @@ def stop(self, trainer, *args):
 callbacks.TrainingProgress.on_train_batch_end = stop
 cli.main()
 """
+"""Sums of other numbers of threads differ in their last bits."""
 
 
 @pytest.mark.slow
 def test_a_training_killed_amid_an_epoch_ends_the_same(folder: Path, whole: Path) -> None:
     values = [f"{key}={value}" for key, value in config.leaves(settings(folder, "killed")) if value is not None]
-    command = [sys.executable, "-c", SUICIDE, "train", "manifest", "--continue", *values]
+    command = [
+        sys.executable,
+        "-c",
+        SUICIDE.format(threads=torch.get_num_threads()),
+        "train",
+        "manifest",
+        "--continue",
+        *values,
+    ]
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
     run = folder / "runs" / "killed"
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
