@@ -66,8 +66,7 @@ def main(
 def load(checkpoint: Path, overrides: list[str]) -> tuple[Bingo, GroupDataModule, torch.device]:
     """A trained model in evaluation mode and the data of its experiment."""
     config = settings.override(experiment.read_config(checkpoint), overrides)
-    task = experiment.build_task(config)
-    experiment.load_weights(task, checkpoint, config)
+    task = experiment.trained_task(config, checkpoint)
     model = task.registrar
     if not isinstance(model, Bingo):
         raise BingoError(f"{checkpoint}: method {config.method} has no posterior. Give a checkpoint of bingo")

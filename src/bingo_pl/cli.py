@@ -103,8 +103,7 @@ def table(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     runs = Path(settings.load(experiment_name, overrides or ()).runs)
     folder = name or Path(experiment_name).stem
-    if Path(folder).name != folder or folder in ("", ".", ".."):
-        raise BingoError(f"'{folder}' cannot name a table; use letters, digits, '-' and '_'")
+    experiment.check_name(folder, "table")
     comparison.compare(
         settings.load_table(experiment_name),
         overrides or (),

@@ -120,8 +120,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
     data = build_data(config, console)
-    task = build_task(config)
-    load_weights(task, checkpoint, config)
+    task = trained_task(config, checkpoint)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
     _write_config(config, folder)
     _test(config, data, task, folder, console, loggers=[])
@@ -181,6 +180,13 @@ def build_task(config: Config) -> RegistrationTask:
     )
 
 
+def trained_task(config: Config, checkpoint: Path) -> RegistrationTask:
+    """`build_task` with the weights of a checkpoint; raises as `load_weights`."""
+    task = build_task(config)
+    load_weights(task, checkpoint, config)
+    return task
+
+
 def new_folder(parent: Path, name: str) -> Path:
     """Make ``parent/name``, or ``parent/name-2`` and so on where that is taken.
 
@@ -206,10 +212,10 @@ def new_folder(parent: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def check_name(name: str) -> None:
-    """Raises `BingoError` where a run's name is no plain folder name."""
+def check_name(name: str, what: str = "run") -> None:
+    """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
     if Path(name).name != name or name in ("", ".", ".."):
-        raise BingoError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+        raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
 
 
 def read_provenance(checkpoint: Path) -> dict[str, Any]:

@@ -127,8 +127,7 @@ def pack(checkpoint: Path, path: Path) -> None:
         BingoError: not a checkpoint of this project, or the file cannot be written.
     """
     config = experiment.read_config(checkpoint)
-    task = experiment.build_task(config)
-    experiment.load_weights(task, checkpoint, config)
+    task = experiment.trained_task(config, checkpoint)
     card = CARD.format(
         dims=len(config.data.roi),
         version=__version__,

@@ -127,9 +127,7 @@ class _Model:
             config = settings.override(config, overrides)
         else:
             config = settings.override(experiment.read_config(checkpoint), overrides)
-            task = experiment.build_task(config)
-            experiment.load_weights(task, checkpoint, config)
-            registrar = task.registrar
+            registrar = experiment.trained_task(config, checkpoint).registrar
         file = File.of(ready_model.location(dims) if checkpoint is None else checkpoint)
         return cls(methods.refined(registrar, config).to(_device(config)).eval(), config, file)
 
