@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_peak_memory_is_that_of_the_call_alone(make_group: GroupMaker) -> None:
     _, _, again = timed(modest, batch)
     assert most - least == pytest.approx(200, abs=20)  # MB; the allocator may keep or return some of its own
     assert again == pytest.approx(least, abs=20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
+def test_garbage_left_by_others_does_not_hide_the_peak(make_group: GroupMaker) -> None:
+    garbage: list[object] = [torch.ones(300_000_000, dtype=torch.uint8)]
+    garbage.append(garbage)
+    del garbage
+    hungry = Oracle(200_000_000)
+    hungry.register_forward_pre_hook(lambda *_: (gc.collect(), None)[1])
+    _, _, megabytes = timed(hungry, make_group(groups=1))
+    assert megabytes > 180
 
 
 def test_peak_memory_that_cannot_be_known_is_nan(

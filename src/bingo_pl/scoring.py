@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -156,6 +157,7 @@ def _now(device: torch.device) -> float:
 
 def watch_memory(device: torch.device) -> int | None:
     """Let the peak be that from now on, above the bytes returned; None where it cannot be measured."""
+    gc.collect()  # what others left behind would be freed under way, and the peak drown in it
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return 0
