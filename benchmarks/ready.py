@@ -13,10 +13,11 @@ import torch
 import typer
 from rich.console import Console
 
-from bingo_pl import cli, experiment, methods, ready_model
+from bingo_pl import cli
 from bingo_pl import config as settings
-from bingo_pl.scoring import score_group
-from bingo_pl.tables import summary, write_test_csv
+from bingo_pl.evaluation.scoring import score_group
+from bingo_pl.evaluation.tables import summary, write_test_csv
+from bingo_pl.training import experiment, methods, ready_model
 
 console = Console()
 

@@ -18,15 +18,17 @@ from rich.console import Console
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from bingo_pl import cli, experiment, metrics
+from bingo_pl import cli
 from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
-from bingo_pl.bingo import Bingo
 from bingo_pl.errors import BingoError
-from bingo_pl.lightning import device_of
-from bingo_pl.networks import VelocityHead
+from bingo_pl.evaluation import metrics
+from bingo_pl.evaluation.uncertainty import displacement_uncertainty, negative_log_likelihood
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.seeding import generator
-from bingo_pl.uncertainty import displacement_uncertainty, negative_log_likelihood
+from bingo_pl.training import experiment
+from bingo_pl.training.lightning import device_of
 from data_modules.base import GroupDataModule
 
 BINS = 5

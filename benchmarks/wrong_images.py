@@ -19,10 +19,10 @@ from torch import Tensor
 from benchmarks.uncertainty import load
 from bingo_pl import cli
 from bingo_pl.batch import GroupBatch
-from bingo_pl.bingo import Bingo
+from bingo_pl.evaluation.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
+from bingo_pl.methods.bingo import Bingo
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp
-from bingo_pl.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
 
 Wrong = Callable[[GroupBatch, int], GroupBatch]
 """Makes the m-th image of a misaligned group (B = 1) wrong."""

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from bingo_pl import BingoError
-from bingo_pl.affine import affine_stage, overlap
-from bingo_pl.grids import Grid
-from bingo_pl.scans import Scan, read_scan
+from bingo_pl.files.affine import affine_stage, overlap
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.scans import Scan, read_scan
 
 from .test_resampling import places
 from .test_transforms import make_grid

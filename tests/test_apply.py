@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bingo_pl import BingoError, register
-from bingo_pl.apply import apply
+from bingo_pl.registration.apply import apply
 
 from .test_register import OBLIQUE, make_checkpoint, report_without_pictures, write
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bingo_pl import BingoError
-from bingo_pl.attention_unet import AttResUNet
-from bingo_pl.baselines import SIMILARITIES, Amortised, Descent, Iterative, Refined, Similarity
 from bingo_pl.batch import GroupBatch
-from bingo_pl.metrics import groupwise_warping_index
-from bingo_pl.registrar import Registrar, Registration
+from bingo_pl.evaluation.metrics import groupwise_warping_index
+from bingo_pl.methods.attention_unet import AttResUNet
+from bingo_pl.methods.baselines import SIMILARITIES, Amortised, Descent, Iterative, Refined, Similarity
+from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose
 

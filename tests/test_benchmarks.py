@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.references import AntsToMean, ElastixGroupwise, Reference, from_ants, from_elastix, tool
 from bingo_pl import BingoError, GroupBatch
-from bingo_pl.metrics import warping_residual
+from bingo_pl.evaluation.metrics import warping_residual
+from bingo_pl.methods.registrar import Registration
 from bingo_pl.misalign import misalign
-from bingo_pl.registrar import Registration
 from bingo_pl.spatial import compose, identity, warp
 
 from .conftest import GroupMaker, smooth

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bingo_pl import BingoError
-from bingo_pl.bingo import Bingo
-from bingo_pl.networks import DomainNorm, VelocityHead
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.networks import DomainNorm, VelocityHead
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose
 

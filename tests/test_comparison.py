@@ -9,10 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from bingo_pl import BingoError, config, methods
-from bingo_pl.comparison import compare
+from bingo_pl import BingoError, config
+from bingo_pl.comparison.rows import choose_rows
+from bingo_pl.comparison.run import compare
 from bingo_pl.config import RowConfig, TableConfig
-from bingo_pl.rows import choose_rows
+from bingo_pl.training import methods
 
 from .test_experiment import SETTINGS, write_cohort
 

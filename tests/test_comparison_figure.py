@@ -5,9 +5,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bingo_pl import UNLABELLED, BingoError, GroupBatch, comparison_figure
-from bingo_pl.comparison_figure import draw_comparison
-from bingo_pl.registrar import Registration
+from bingo_pl import UNLABELLED, BingoError, GroupBatch
+from bingo_pl.comparison import figure as comparison_figure
+from bingo_pl.comparison.figure import draw_comparison
+from bingo_pl.methods.registrar import Registration
 from bingo_pl.spatial import invert
 from tests.conftest import GroupMaker
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from scipy import stats
 
 from bingo_pl import BingoError
-from bingo_pl.comparison_table import MethodInfo, paired_tests, write_tables
-from bingo_pl.tables import DASH
+from bingo_pl.comparison.table import MethodInfo, paired_tests, write_tables
+from bingo_pl.evaluation.tables import DASH
 
 METHODS = {
     "ape": MethodInfo(153_600, "nothing"),

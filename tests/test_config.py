@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bingo_pl import BingoError, config
-from bingo_pl.bingo import Bingo
+from bingo_pl.methods.bingo import Bingo
 
 
 def test_every_experiment_loads_and_its_grid_fits_its_network() -> None:

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from bingo_pl import BingoError, curves
-from bingo_pl.curves import draw_curves, read_metrics
+from bingo_pl import BingoError
+from bingo_pl.figures import curves
+from bingo_pl.figures.curves import draw_curves, read_metrics
 
 
 @pytest.fixture

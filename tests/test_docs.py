@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bingo_pl import config, methods
-from bingo_pl.comparison import compare
+from bingo_pl import config
+from bingo_pl.comparison.run import compare
+from bingo_pl.training import methods
 
 from .test_experiment import SETTINGS, write_cohort
 from .test_register import OBLIQUE

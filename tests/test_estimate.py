@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 from bingo_pl import BingoError
-from bingo_pl.estimate import estimate
-from bingo_pl.file_source import FileSource
-from bingo_pl.stream import register_stream
+from bingo_pl.streaming.estimate import estimate
+from bingo_pl.streaming.file_source import FileSource
+from bingo_pl.streaming.stream import StreamedImage, register_stream
 from data_modules.preprocess import Member
 
 from .test_stream import PLENTY, displacements, moving
@@ -58,11 +59,15 @@ def test_time_and_disk_grow_with_the_group_and_memory_does_not() -> None:
     assert large.seconds > 10 * small.seconds
 
 
+class SlowDisk(FileSource):
+    def __getitem__(self, member: int) -> StreamedImage:
+        time.sleep(0.2)
+        return super().__getitem__(member)
+
+
 def test_reading_is_part_of_the_time(files: list[Member]) -> None:
-    source = FileSource(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
-    free = estimate(moving(), 10_000, (16, 16), 2 * 10**5)
-    read = estimate(moving(), 10_000, (16, 16), 2 * 10**5, source)
-    assert read.seconds > free.seconds
+    source = SlowDisk(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    assert estimate(moving(), 10_000, (16, 16), 2 * 10**5, source).seconds > 0.2 * 10_000
 
 
 def test_sizes_that_do_not_fit_the_network_are_refused() -> None:

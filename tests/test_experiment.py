@@ -15,8 +15,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from bingo_pl import BingoError, config, experiment
-from bingo_pl.callbacks import TrainingProgress
+from bingo_pl import BingoError, config
+from bingo_pl.training import experiment
+from bingo_pl.training.callbacks import TrainingProgress
 
 from .conftest import smooth
 

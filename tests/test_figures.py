@@ -4,10 +4,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bingo_pl import UNLABELLED, BingoError, GroupBatch, figures
-from bingo_pl.figures import draw_group
+from bingo_pl import UNLABELLED, BingoError, GroupBatch
+from bingo_pl.figures import group as figures
+from bingo_pl.figures.group import draw_group
+from bingo_pl.methods.registrar import Registration
 from bingo_pl.misalign import draw_displacements, misalign
-from bingo_pl.registrar import Registration
 from bingo_pl.spatial import identity, invert
 
 MODALITIES = ["t1", "t2"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bingo_pl.history import History
+from bingo_pl.training.history import History
 
 
 def test_a_resumed_history_keeps_the_rows_before_the_checkpoint_and_computes_the_rest_again(tmp_path: Path) -> None:

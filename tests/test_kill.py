@@ -21,10 +21,12 @@ from filelock import FileLock
 from rich.console import Console
 
 from benchmarks.kill import digests
-from bingo_pl import BingoError, config, experiment, sweep
-from bingo_pl.continuation import train_or_continue
-from bingo_pl.lightning import WholeCheckpoints, keep_checkpoint
-from bingo_pl.local_sweep import run_local
+from bingo_pl import BingoError, config
+from bingo_pl.sweeps import trials as sweep
+from bingo_pl.sweeps.local import run_local
+from bingo_pl.training import experiment
+from bingo_pl.training.continuation import train_or_continue
+from bingo_pl.training.lightning import WholeCheckpoints, keep_checkpoint
 
 from .test_experiment import settings, write_cohort
 
@@ -57,7 +59,8 @@ def wait_for(happened: Callable[[], bool]) -> None:
 SUICIDE = """
 import os, signal
 import torch
-from bingo_pl import callbacks, cli
+from bingo_pl import cli
+from bingo_pl.training import callbacks
 
 torch.set_num_threads({threads})
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bingo_pl import BingoError, config, methods
-from bingo_pl.baselines import Iterative, Refined
-from bingo_pl.population import IterativePopulation
+from bingo_pl import BingoError, config
+from bingo_pl.methods.baselines import Iterative, Refined
+from bingo_pl.methods.population import IterativePopulation
+from bingo_pl.training import methods
 
 LEARNING = {"bingo", "ape_attresunet", "cte_attresunet"}
 

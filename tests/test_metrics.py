@@ -8,7 +8,8 @@ import pytest
 import torch
 from monai.metrics import DiceMetric
 
-from bingo_pl import UNLABELLED, metrics, spatial
+from bingo_pl import UNLABELLED, spatial
+from bingo_pl.evaluation import metrics
 from bingo_pl.seeding import generator
 
 from .conftest import GroupMaker

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bingo_pl import spatial
-from bingo_pl.metrics import groupwise_warping_index
+from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bingo_pl.baselines import Descent, Similarity
-from bingo_pl.metrics import groupwise_warping_index
-from bingo_pl.population import IterativePopulation, linear_displacement, rigid
+from bingo_pl.evaluation.metrics import groupwise_warping_index
+from bingo_pl.methods.baselines import Descent, Similarity
+from bingo_pl.methods.population import IterativePopulation, linear_displacement, rigid
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, identity, jacobian_determinant, warp
 

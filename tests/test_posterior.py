@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.distributions.kl import kl_divergence as torch_kl
 
-from bingo_pl.posterior import ExpertSums, Gaussian, kl_divergence
-from bingo_pl.regularity import velocity_kl
+from bingo_pl.methods.posterior import ExpertSums, Gaussian, kl_divergence
+from bingo_pl.methods.regularity import velocity_kl
 from bingo_pl.seeding import generator
 
 

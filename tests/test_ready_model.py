@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from bingo_pl import BingoError, config, experiment, methods, ready_model
-from bingo_pl.metrics import groupwise_warping_index
-from bingo_pl.registrar import Registrar
+from bingo_pl import BingoError, config
+from bingo_pl.evaluation.metrics import groupwise_warping_index
+from bingo_pl.methods.registrar import Registrar
+from bingo_pl.training import experiment, methods, ready_model
 
 from .conftest import GroupMaker
 
@@ -91,7 +92,7 @@ def test_where_there_is_no_ready_model_the_message_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ready_model, "FOLDER", tmp_path)
-    with pytest.raises(BingoError, match=r"no ready 3D model.*--checkpoint.*bingo_pl.ready_model 3"):
+    with pytest.raises(BingoError, match=r"no ready 3D model.*--checkpoint.*bingo_pl.training.ready_model 3"):
         ready_model.load(3)
 
 

@@ -17,14 +17,16 @@ import torch
 import torchio as tio
 from torch import nn
 
-from bingo_pl import BingoError, GroupBatch, config, experiment, register, registered
-from bingo_pl.bingo import Bingo
-from bingo_pl.callbacks import PROVENANCE
+from bingo_pl import BingoError, GroupBatch, config, register
 from bingo_pl.cli import main
-from bingo_pl.grids import LPS, Grid
-from bingo_pl.networks import VelocityHead
-from bingo_pl.scans import group_grid, read_scan
+from bingo_pl.files.grids import LPS, Grid
+from bingo_pl.files.scans import group_grid, read_scan
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.networks import VelocityHead
+from bingo_pl.registration import registered
 from bingo_pl.seeding import generator
+from bingo_pl.training import experiment
+from bingo_pl.training.callbacks import PROVENANCE
 
 from .conftest import smooth
 from .test_affine import image, move

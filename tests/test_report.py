@@ -19,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bingo_pl import BingoError, report_data, report_pictures
-from bingo_pl.grids import Grid
-from bingo_pl.report import write_report
-from bingo_pl.report_data import read_story
-from bingo_pl.resampling import resample_image, resample_labels
-from bingo_pl.transforms import forward_and_inverse, write_image, write_transform
+from bingo_pl import BingoError
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.resampling import resample_image, resample_labels
+from bingo_pl.files.transforms import forward_and_inverse, write_image, write_transform
+from bingo_pl.report import data as report_data
+from bingo_pl.report import pictures as report_pictures
+from bingo_pl.report.data import read_story
+from bingo_pl.report.page import write_report
 from docs.screenshots import find_browser, photograph
 
 from .conftest import smooth

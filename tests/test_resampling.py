@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.grids import Grid
-from bingo_pl.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels
-from bingo_pl.transforms import write_transform
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels
+from bingo_pl.files.transforms import write_transform
 from tests.test_transforms import GROUP, make_case, make_grid
 
 A, B = (make_case(name, with_affine) for name, with_affine in (("different grid", True), ("flipped", False)))

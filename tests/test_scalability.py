@@ -9,10 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from bingo_pl import BingoError, config, experiment, metrics, scalability
-from bingo_pl.callbacks import PROVENANCE
+from bingo_pl import BingoError, config
 from bingo_pl.config import Config
-from bingo_pl.merged import MergedGroups, Unit, draw_units
+from bingo_pl.evaluation import metrics
+from bingo_pl.streaming import scalability
+from bingo_pl.streaming.merged import MergedGroups, Unit, draw_units
+from bingo_pl.training import experiment
+from bingo_pl.training.callbacks import PROVENANCE
 from data_modules import GroupDataModule
 
 from .test_experiment import SETTINGS, write_cohort

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bingo_pl import GroupBatch, metrics, scoring
-from bingo_pl.registrar import Registrar, Registration
-from bingo_pl.scoring import Scores, score, score_group, score_unregistered, timed
+from bingo_pl import GroupBatch
+from bingo_pl.evaluation import metrics, scoring
+from bingo_pl.evaluation.scoring import Scores, score, score_group, score_unregistered, timed
+from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.spatial import invert
 
 from .conftest import GroupMaker

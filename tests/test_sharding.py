@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from bingo_pl import BingoError, GroupBatch
-from bingo_pl.sharding import Shard, join
-from bingo_pl.stream import MemorySource, register_stream
+from bingo_pl.streaming.sharding import Shard, join
+from bingo_pl.streaming.stream import MemorySource, register_stream
 
 from .conftest import GroupMaker
 from .test_stream import PLENTY, TOLERANCE, displacements, group, moving

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bingo_pl import similarity
-from bingo_pl.regularity import bending_energy
+from bingo_pl.methods import similarity
+from bingo_pl.methods.regularity import bending_energy
+from bingo_pl.methods.similarity import ape, cte, em_posterior, mutual_information, sample_voxels, x_coreg
 from bingo_pl.seeding import generator
-from bingo_pl.similarity import ape, cte, em_posterior, mutual_information, sample_voxels, x_coreg
 from bingo_pl.spatial import identity
 
 from .conftest import smooth

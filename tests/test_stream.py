@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bingo_pl import BingoError, GroupBatch
-from bingo_pl.bingo import Bingo
-from bingo_pl.budget import Budget, parse_bytes
-from bingo_pl.networks import DomainNorm, VelocityHead
-from bingo_pl.stream import GroupSource, MemorySource, StreamedImage, StreamedRegistration, register_stream
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.networks import DomainNorm, VelocityHead
+from bingo_pl.streaming.budget import Budget, parse_bytes
+from bingo_pl.streaming.stream import GroupSource, MemorySource, StreamedImage, StreamedRegistration, register_stream
 
 from .conftest import GroupMaker
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bingo_pl import UNLABELLED, GroupBatch, metrics
+from bingo_pl import UNLABELLED, GroupBatch
+from bingo_pl.evaluation import metrics
+from bingo_pl.evaluation.streamed_metrics import DiceSums, Reference, evaluate_stream
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
-from bingo_pl.streamed_metrics import DiceSums, Reference, evaluate_stream
 
 from .conftest import GroupMaker
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from wandb.sdk.launch.sweeps import utils
 from wandb.wandb_agent import Agent
 
-from bingo_pl import BingoError, config, sweep
-from bingo_pl.experiment import read_provenance
-from bingo_pl.local_sweep import run_local
-from bingo_pl.search_space import parse
+from bingo_pl import BingoError, config
+from bingo_pl.sweeps import trials as sweep
+from bingo_pl.sweeps.local import run_local
+from bingo_pl.sweeps.space import parse
+from bingo_pl.training.experiment import read_provenance
 
 from .test_experiment import SETTINGS, write_cohort
 

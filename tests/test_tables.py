@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bingo_pl import BingoError
-from bingo_pl.tables import DASH, GroupScores, summary, write_test_csv
+from bingo_pl.evaluation.tables import DASH, GroupScores, summary, write_test_csv
 
 HEADER = "group,size,dice_before,dice_after,gwi_before,gwi_after,folding_percent,seconds"
 

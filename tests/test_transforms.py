@@ -16,10 +16,10 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bingo_pl import BingoError
-from bingo_pl.grids import LPS, Grid
+from bingo_pl.files.grids import LPS, Grid
+from bingo_pl.files.transforms import FieldTransform, forward_and_inverse, read_transform, write_transform
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import free_form_displacement, identity, integrate, sample
-from bingo_pl.transforms import FieldTransform, forward_and_inverse, read_transform, write_transform
 from tests.conftest import smooth
 
 RANGE_TOLERANCE = 1e-5

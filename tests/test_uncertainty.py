@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from bingo_pl import GroupBatch
-from bingo_pl.baselines import Descent, Iterative, Refined, Similarity
-from bingo_pl.bingo import Bingo, BingoRegistration
-from bingo_pl.metrics import warping_residual
-from bingo_pl.networks import VelocityHead
-from bingo_pl.posterior import Gaussian
+from bingo_pl.evaluation.metrics import warping_residual
+from bingo_pl.evaluation.uncertainty import belongs, disagreement, displacement_uncertainty, negative_log_likelihood
+from bingo_pl.methods.baselines import Descent, Iterative, Refined, Similarity
+from bingo_pl.methods.bingo import Bingo, BingoRegistration
+from bingo_pl.methods.networks import VelocityHead
+from bingo_pl.methods.posterior import Gaussian
 from bingo_pl.seeding import generator
-from bingo_pl.task import truth_loss
-from bingo_pl.uncertainty import belongs, disagreement, displacement_uncertainty, negative_log_likelihood
+from bingo_pl.training.task import truth_loss
 
 from .conftest import GroupMaker
 

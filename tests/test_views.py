@@ -4,7 +4,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from bingo_pl import UNLABELLED, views
+from bingo_pl import UNLABELLED
+from bingo_pl.figures import views
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.spatial import identity, invert, warp, warp_labels
 

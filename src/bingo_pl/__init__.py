@@ -19,7 +19,7 @@ from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import BingoError
 
 if TYPE_CHECKING:
-    from bingo_pl.workflow import register
+    from bingo_pl.registration.workflow import register
 
 __all__ = ["UNLABELLED", "BingoError", "GroupBatch", "register"]
 __version__ = version("bingo_pl")
@@ -28,7 +28,7 @@ __version__ = version("bingo_pl")
 def __getattr__(name: str) -> Any:
     """What needs Lightning and all methods is imported when it is asked for."""
     if name == "register":
-        from bingo_pl.workflow import register
+        from bingo_pl.registration.workflow import register
 
         return register
     raise AttributeError(f"module 'bingo_pl' has no attribute '{name}'")

@@ -15,19 +15,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from bingo_pl import apply as application
-from bingo_pl import check_report, comparison, experiment, scalability, workflow
 from bingo_pl import config as settings
-from bingo_pl import sweep as sweeping
 from bingo_pl.atomic import check_unused
-from bingo_pl.budget import parse_bytes
-from bingo_pl.continuation import train_or_continue
+from bingo_pl.comparison import run as comparison
 from bingo_pl.errors import BingoError
-from bingo_pl.estimate import estimate
-from bingo_pl.file_source import FileSource
-from bingo_pl.local_sweep import run_local
-from bingo_pl.report import write_report
-from bingo_pl.scans import names_of
+from bingo_pl.files import check_report
+from bingo_pl.files.scans import names_of
+from bingo_pl.registration import apply as application
+from bingo_pl.registration import workflow
+from bingo_pl.report.page import write_report
+from bingo_pl.streaming import scalability
+from bingo_pl.streaming.budget import parse_bytes
+from bingo_pl.streaming.estimate import estimate
+from bingo_pl.streaming.file_source import FileSource
+from bingo_pl.sweeps import trials as sweeping
+from bingo_pl.sweeps.local import run_local
+from bingo_pl.training import experiment
+from bingo_pl.training.continuation import train_or_continue
 from data_modules import checking
 from data_modules.group_manifest import read_group
 from data_modules.preprocess import Member

@@ -58,7 +58,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """BInGo's network and posterior; see `bingo_pl.bingo.Bingo`."""
+    """BInGo's network and posterior; see `bingo_pl.methods.bingo.Bingo`."""
 
     channels: list[int] = field(default_factory=lambda: [16, 32, 64, 128, 256])
     """Width of each scale, full resolution first."""
@@ -99,7 +99,7 @@ class WeightConfig:
 
 @dataclass
 class SimilarityConfig:
-    """How APE, CTE and X-CoReg are estimated, wherever they are minimised; see `bingo_pl.similarity`."""
+    """How APE, CTE and X-CoReg are estimated, wherever they are minimised; see `bingo_pl.methods.similarity`."""
 
     bins: int = 64
     """Of the histograms, over the range of an image."""
@@ -107,8 +107,8 @@ class SimilarityConfig:
 
 @dataclass
 class IterativeConfig:
-    """How a similarity is minimised for each group anew; see `bingo_pl.baselines.Iterative` and
-    `bingo_pl.population.IterativePopulation`."""
+    """How a similarity is minimised for each group anew; see `bingo_pl.methods.baselines.Iterative` and
+    `bingo_pl.methods.population.IterativePopulation`."""
 
     transform: str = "velocity"
     """velocity: one of full resolution an image; linear_ffd: rigid, then affine, then free-form (populations)."""
@@ -124,7 +124,7 @@ class IterativeConfig:
 
 @dataclass
 class RefineConfig:
-    """How a trained method's result is improved for each group anew; see `bingo_pl.baselines.Refined`."""
+    """How a trained method's result is improved for each group anew; see `bingo_pl.methods.baselines.Refined`."""
 
     steps: int = 0
     """Of the optimisation. 0: none."""
@@ -188,7 +188,7 @@ class Config:
     seed: int = 0
     """The source of all randomness."""
     method: str = "bingo"
-    """What registers: a name in `bingo_pl.methods.METHODS`."""
+    """What registers: a name in `bingo_pl.training.methods.METHODS`."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)

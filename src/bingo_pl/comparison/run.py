@@ -1,0 +1,184 @@
+"""The comparison behind ``bingo table``: every method on the same test groups, under the same misalignments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from torch import Tensor
+
+from bingo_pl import config as settings
+from bingo_pl.atomic import replacing
+from bingo_pl.batch import GroupBatch
+from bingo_pl.comparison.figure import draw_comparison
+from bingo_pl.comparison.rows import Row, choose_rows, identity, read_identity, ready, refuse_others, write_identity
+from bingo_pl.comparison.table import MethodInfo, write_tables
+from bingo_pl.config import Config, TableConfig
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unregistered
+from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.training import experiment, methods
+from bingo_pl.training.lightning import device_of
+from data_modules.base import GroupDataModule
+
+SCORES = "groups.csv"
+COLUMNS = [field.name for field in dataclasses.fields(Scores)]
+
+
+def compare(
+    table: TableConfig,
+    overrides: Sequence[str],
+    names: Sequence[str],
+    checkpoints: Mapping[str, Path],
+    folder: Path,
+    console: Console,
+) -> Path:
+    """Run every method of a table and write it; what earlier, interrupted calls have done is kept.
+
+    A method that cannot be run on these data does not keep the others from it.
+
+    Args:
+        table: the experiment and its methods.
+        overrides: settings for every method, which win.
+        names: the methods to run; none means all. The others' finished results stay in the table.
+        checkpoints: trained weights by method; the others are trained.
+        folder: of the results: ``table.{csv,md,tex,html}``, ``groups.csv``, ``figures/``, ``trainings/`` and a folder
+            a method.
+        console: progress and the table are printed there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BingoError: bad settings or data, results of other settings in the folder, or, once all else is done, methods
+            that could not be run.
+    """
+    config = settings.load(table.experiment, overrides)
+    if config.trainer.devices > 1:
+        raise BingoError(
+            f"trainer.devices={config.trainer.devices}: a table is made by one process. Train with several devices "
+            "(bingo train), then give the checkpoints (--checkpoint METHOD=FILE)"
+        )
+    wanted = choose_rows(table, overrides, names)
+    for name, checkpoint in checkpoints.items():
+        if name not in {row.training.name for row in wanted}:
+            raise unknown_name("method of --checkpoint", name, {row.training.name for row in wanted})
+        experiment.read_provenance(checkpoint)
+    data = experiment.build_data(config, console)
+    data.setup("test")
+    own = {row.name: identity(row, data.fingerprint(), checkpoints.get(row.training.name)) for row in wanted}
+    for row in wanted:
+        refuse_others(folder / row.name, read_identity(folder / row.name), own[row.name])
+    _score_unregistered(data, config, folder / UNREGISTERED)
+    failures = {}
+    for row in wanted:
+        console.print(f"[bold]{row.name}[/]")
+        try:
+            registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
+            write_identity(folder / row.name, own[row.name], info)
+            _score_groups(row, registrar, data, folder / row.name, console)
+        except BingoError as error:
+            failures[row.name] = str(error)
+            console.print(f"[yellow]not applicable:[/] {escape(str(error))}", soft_wrap=True)
+    everything = choose_rows(table, overrides, list(dict.fromkeys([*table.methods, *names])))
+    infos = _finished([row.name for row in everything], own, len(data.test_dataloader()), folder)
+    _draw(config, data, list(infos), folder)
+    hardware = f"{device_of(config)}, {torch.get_num_threads()} threads"
+    _write_all(infos, hardware, folder, console)
+    if failures:
+        raise BingoError(f"{len(failures)} of {len(wanted)} methods could not be run: {', '.join(failures)}, see above")
+    return folder
+
+
+def _finished(
+    names: Sequence[str], own: Mapping[str, Mapping[str, Any]], groups: int, folder: Path
+) -> dict[str, MethodInfo]:
+    """The methods whose every group has its scores, among them those of earlier calls on the same data and device."""
+    infos = {}
+    shared = next(iter(own.values()))
+    for name in names:
+        identity_of = read_identity(folder / name)
+        same = all(identity_of.get(key) == shared[key] for key in ("data", "device", "threads"))
+        if same and len(_read(folder / name / SCORES)) == groups:
+            infos[name] = MethodInfo(**identity_of["info"])
+    return infos
+
+
+def _groups(data: GroupDataModule, device: torch.device) -> Iterator[GroupBatch]:
+    """The misaligned test groups, one by one."""
+    for batch in data.test_dataloader():
+        yield data.misalign_for_evaluation(batch.to(device), "test")
+
+
+def _score_groups(row: Row, registrar: Registrar, data: GroupDataModule, folder: Path, console: Console) -> None:
+    """Append the scores of the groups that have none yet, each written at once."""
+    scores = _read(folder / SCORES)
+    done = {one["group"] for one in scores}
+    warm = not methods.trainable(registrar)
+    batches = track(
+        _groups(data, device_of(row.config)),
+        description=f"{row.name}: groups",
+        total=len(data.test_dataloader()),
+        console=console,
+        transient=True,
+    )
+    for index, batch in enumerate(batches):
+        if batch.names[0] in done:
+            continue
+        if not warm:
+            with torch.no_grad():
+                registrar(batch)  # the first call on a device also loads and tunes its kernels
+            warm = True
+        row_scores, result = score(row.name, registrar, batch, row.config.data.label_ids)
+        if index < row.config.log.figure_groups:
+            _keep(result, folder / "registrations" / f"{index}.pt")
+        scores.append(dataclasses.asdict(row_scores))
+        _write(pd.DataFrame(scores, columns=COLUMNS), folder / SCORES)
+
+
+def _score_unregistered(data: GroupDataModule, config: Config, folder: Path) -> None:
+    scores = [score_unregistered(batch, config.data.label_ids) for batch in _groups(data, torch.device("cpu"))]
+    _write(pd.DataFrame([dataclasses.asdict(one) for one in scores], columns=COLUMNS), folder / SCORES)
+
+
+def _keep(result: Registration, path: Path) -> None:
+    """What the figures need of a result."""
+    with replacing(path) as temporary:
+        torch.save({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, temporary)
+
+
+def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: Path) -> None:
+    for index, batch in enumerate(_groups(data, torch.device("cpu"))):
+        if index == config.log.figure_groups:
+            return
+        kept = {name: folder / name / "registrations" / f"{index}.pt" for name in names}
+        results = {name: _kept(path) for name, path in kept.items() if path.exists()}
+        draw_comparison(batch, results, config.data.modalities, config.data.label_ids, folder / "figures")
+
+
+def _kept(path: Path) -> Registration:
+    tensors: dict[str, Tensor] = torch.load(path, weights_only=True)
+    return Registration(tensors["displacement"], tensors["inverse"])
+
+
+def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, console: Console) -> None:
+    groups = pd.concat([pd.read_csv(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
+    _write(groups, folder / SCORES)
+    console.print(write_tables(groups, infos, hardware, folder))
+    console.print(f"written: {folder}/table.csv, .md, .tex, .html, {SCORES} and figures/")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return pd.read_csv(path).to_dict(orient="records") if path.exists() else []
+
+
+def _write(scores: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as temporary:
+        scores.to_csv(temporary, index=False, na_rep="nan")

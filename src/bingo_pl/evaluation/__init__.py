@@ -1,0 +1,1 @@
+"""How well groups are registered, and how far that can be trusted."""

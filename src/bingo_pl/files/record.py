@@ -1,0 +1,147 @@
+"""``registration.json``: what a folder of ``bingo register`` says about itself, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bingo_pl.errors import BingoError
+from bingo_pl.files.grids import Grid
+
+RECORD = "registration.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """An image of the group."""
+
+    name: str
+    """Of its files in the folder."""
+    modality: str
+    path: Path
+    sha256: str
+    label: Path | None
+    grid: Grid
+    """Its own voxels."""
+    stage: NDArray[np.float64]
+    """(4, 4) RAS mm, group to image: the affine stage."""
+    folding_percent: float
+    disagreement: float | None
+    """Of the image's expert with the group's, larger fits less; None where the method has no experts."""
+    belongs: bool | None
+
+    def check_original(self) -> None:
+        """Whether the original is still what was registered.
+
+        Raises:
+            BingoError: it is gone, unreadable or has changed.
+        """
+        try:
+            found = sha256_of(self.path)
+        except OSError as error:
+            raise BingoError(
+                f"{self.path}: the original of '{self.name}' cannot be read ({error.strerror}). The report shows "
+                "images before registration too: put the file back where it was, or register again"
+            ) from error
+        if found != self.sha256:
+            raise BingoError(
+                f"{self.path}: the original of '{self.name}' has changed since it was registered (SHA-256 "
+                f"{found[:12]}..., was {self.sha256[:12]}...). Put the old file back, or register again"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A registered group."""
+
+    folder: Path
+    version: str
+    """Of bingo_pl."""
+    checkpoint: Path
+    checkpoint_sha256: str
+    settings: Mapping[str, Any]
+    group: Grid
+    entries: Sequence[Entry]
+
+    @property
+    def worst_first(self) -> list[Entry]:
+        """What does not fit the group, then by falling disagreement, then by falling share of folded voxels."""
+        return sorted(self.entries, key=lambda e: (e.belongs is not False, -(e.disagreement or 0), -e.folding_percent))
+
+
+def read_record(folder: Path) -> Record:
+    """Read ``registration.json``.
+
+    Raises:
+        BingoError: it is missing or damaged, or another version of bingo_pl has written it.
+    """
+    path = folder / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = Record(
+            folder=folder,
+            version=str(content["bingo_pl"]),
+            checkpoint=Path(content["checkpoint"]["path"]),
+            checkpoint_sha256=str(content["checkpoint"]["sha256"]),
+            settings=dict(content["settings"]),
+            group=_grid(content["group"]),
+            entries=[_entry(image) for image in content["images"]],
+        )
+    except FileNotFoundError as error:
+        raise BingoError(
+            f"{folder} is no finished registration: {RECORD} is missing. Name a folder that bingo register wrote"
+        ) from error
+    except OSError as error:
+        raise BingoError(f"{path}: cannot be read ({error.strerror}). Correct its permissions") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise BingoError(
+            f"{path}: is damaged or from another version of bingo_pl ({type(error).__name__}: {error}). Register again"
+        ) from error
+    if not record.entries:
+        raise BingoError(f"{path}: names no image. Register again")
+    return record
+
+
+def _entry(image: Mapping[str, Any]) -> Entry:
+    name = image["name"]
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"'{name}' cannot name a file")
+    if image["belongs"] not in (True, False, None):
+        raise ValueError(f"belongs is {image['belongs']}, wanted true, false or null")
+    return Entry(
+        name=name,
+        modality=str(image["modality"]),
+        path=Path(image["path"]),
+        sha256=str(image["sha256"]),
+        label=None if image["label"] is None else Path(image["label"]),
+        grid=_grid(image),
+        stage=_affine(image["stage_affine_ras_mm"]),
+        folding_percent=float(image["folding_percent"]),
+        disagreement=None if image["disagreement"] is None else float(image["disagreement"]),
+        belongs=image["belongs"],
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 (hexadecimal) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _grid(entry: Mapping[str, Any]) -> Grid:
+    x, y, z = (int(size) for size in entry["shape"])
+    return Grid((x, y, z), _affine(entry["affine_ras_mm"]))
+
+
+def _affine(rows: Any) -> NDArray[np.float64]:
+    affine = np.array(rows, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise ValueError(f"an affine has 4 x 4 finite numbers, got {rows}")
+    return affine

@@ -1,0 +1,210 @@
+"""The images of one group as they are given, each on its own grid, and the grid on which they meet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torchio as tio
+from numpy.typing import NDArray
+
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.record import sha256_of
+from data_modules.preprocess import foreground, rescale
+from data_modules.reading import read_voxels, to_ids, to_image, to_mask
+
+Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
+"""An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""
+Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source]]
+"""Images by modality; pairs where there are several of one."""
+RESERVED = ("mean", "template")
+"""What the group's own files and space are called."""
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """Where something was read from."""
+
+    path: Path
+    """Absolute."""
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        return cls(path.resolve(), sha256_of(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """An image of the group."""
+
+    name: str
+    """Its modality, numbered where the group has several of one."""
+    modality: str
+    image: tio.ScalarImage
+    """(1, X, Y, Z), the intensities as given."""
+    unit: tio.ScalarImage
+    """The same from 0 to 1, background 0."""
+    mask: tio.LabelMap
+    """(1, X, Y, Z), its foreground."""
+    masked: bool
+    """The mask was given."""
+    label: NDArray | None
+    """(X, Y, Z) ids in the dtype as given; int32 where that is no integer of 32 bits at most."""
+    file: File | None
+    """None where the image was given in memory, as below."""
+    mask_file: File | None
+    label_file: File | None
+
+    @property
+    def title(self) -> Path:
+        """What names the image in messages."""
+        return Path(self.name) if self.file is None else self.file.path
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.image.spatial_shape, self.image.affine)
+
+    def foreground_indices(self) -> NDArray[np.int64]:
+        """(V, 3)."""
+        return np.argwhere(self.mask.numpy()[0] > 0)
+
+    def foreground_box(self) -> Grid:
+        """The part of the image's grid that holds its foreground."""
+        indices = self.foreground_indices()
+        first, last = indices.min(0), indices.max(0)
+        x, y, z = (last - first + 1).tolist()
+        return self.grid.part(first, np.ones(3), (x, y, z))
+
+
+def as_pairs(images: Images) -> list[tuple[str, Source]]:
+    """(modality, image) in order. Of a TorchIO subject its intensity images, by their names in it.
+
+    Raises:
+        BingoError: there is none.
+    """
+    if isinstance(images, tio.Subject):
+        images = images.get_images_dict(intensity_only=True)
+    pairs = list(images.items()) if isinstance(images, Mapping) else list(images)
+    if not pairs:
+        raise BingoError("no image to register. Give MODALITY=FILE for each image, e.g. t1=a.nii.gz t2=b.nii.gz")
+    return pairs
+
+
+def names_of(modalities: Iterable[str]) -> list[str]:
+    """Each image's name in the group: t1, t2, t2_2, ..."""
+    names = [*RESERVED]
+    for modality in modalities:
+        numbered = itertools.chain([modality], (f"{modality}_{number}" for number in itertools.count(2)))
+        names.append(next(name for name in numbered if name not in names))
+    return names[len(RESERVED) :]
+
+
+def check_names(what: str, given: Iterable[str], names: Sequence[str]) -> None:
+    """Raises `BingoError` where a mask or label map (``what``) is for no image of the group."""
+    for name in given:
+        if name not in names:
+            raise unknown_name(f"image of a {what}", name, names)
+
+
+def read_scan(name: str, modality: str, image: Source, mask: Source | None, label: Source | None) -> Scan:
+    """Read and check an image and what belongs to it.
+
+    Raises:
+        BingoError: unusable images, or a mask or label map that is not on the image's grid.
+    """
+    title, data, affine, file = _read(image, name)
+    Grid(data.shape, affine)  # refuses what is no geometry
+    scalar = to_image(title, data, affine)
+    unit = rescale(scalar, title)
+    mask_map = tio.LabelMap(tensor=foreground(scalar.data).to(torch.uint8), affine=affine)
+    mask_file = label_file = ids = None
+    if mask is not None:
+        title, data, affine, mask_file = _read(mask, f"mask of {name}")
+        mask_map = to_mask(title, data, affine, scalar)
+    if label is not None:
+        title, data, affine, label_file = _read(label, f"label map of {name}")
+        whole = data.dtype.kind in "iu" and data.dtype.itemsize <= 4
+        ids = to_ids(title, data, affine, scalar).astype(data.dtype if whole else np.int32)
+    return Scan(name, modality, scalar, unit, mask_map, mask is not None, ids, file, mask_file, label_file)
+
+
+def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, File | None]:
+    """What messages call it, voxels (X, Y, Z), their RAS affine, and the file where there is one."""
+    title = Path(name)
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        return path, *read_voxels(path), File.of(path)
+    if isinstance(source, tio.Image):
+        if source.num_channels != 1:
+            raise BingoError(f"{name}: has {source.num_channels} channels, wanted 1. Choose one")
+        return title, source.numpy()[0], source.affine, None
+    if not isinstance(source, tuple) or len(source) != 2:
+        raise BingoError(
+            f"{name}: is a {type(source).__name__}. Wanted: a path, a TorchIO image, or a tuple of an array and its "
+            "4x4 affine (array index to RAS mm)"
+        )
+    data, affine = (np.asarray(part) for part in source)
+    if data.ndim == 2:
+        data = data[..., None]
+    if data.ndim != 3 or not data.size or data.dtype.kind not in "biuf" or affine.shape != (4, 4):
+        raise BingoError(
+            f"{name}: is an array of {data.shape} {data.dtype} with an affine of {affine.shape}. Wanted: (X, Y) or "
+            "(X, Y, Z) real numbers and a (4, 4) affine. Correct the tuple"
+        )
+    return title, data, affine.astype(np.float64), None
+
+
+def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
+    """Raises `BingoError` where an image is not D-dimensional."""
+    for scan in scans:
+        if (2 if scan.image.spatial_shape[2] == 1 else 3) != dims:
+            raise BingoError(
+                f"{scan.title} has {scan.image.spatial_shape} voxels, but the model registers {dims}D images"
+                f"{' (one voxel along the third axis)' if dims == 2 else ''}. Use a {5 - dims}D model or other images"
+            )
+
+
+def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int) -> Grid:
+    """The grid on which a group is registered.
+
+    It lies along the axes of the first image, has the voxels that the model was trained on (those of the first image
+    where it was trained on the files' own grids), holds the foregrounds of all images, and is rounded up, about its
+    centre, to sizes that the network takes. 2D groups keep the first image's one slice. The axes of 3D groups come in
+    the order and sense nearest to right, anterior, superior where those of the training did: always but for files' own
+    grids.
+
+    Args:
+        scans: the images.
+        stages: (4, 4) RAS mm for each, from the group to the image.
+        spacing_mm: of the model; 0 for the first image's own.
+        dims: D.
+        stride: what sizes are divisible by.
+    """
+    first = scans[0].grid
+    step = np.ones(3)
+    if spacing_mm > 0:
+        first = first if dims == 2 else first.canonical()
+        step[:dims] = spacing_mm / first.spacing[:dims]
+    boxes = [scan.foreground_box() for scan in scans]
+    corners = [
+        box.corners(np.linalg.inv(stage @ first.affine) @ box.affine) for box, stage in zip(boxes, stages, strict=True)
+    ]
+    low, high = np.concatenate(corners).min(0), np.concatenate(corners).max(0)
+    shape = np.ones(3, int)
+    shape[:dims] = np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int) * stride
+    start = (low + high) / 2 - step * (shape - 1) / 2
+    start[dims:] = 0
+    x, y, z = shape.tolist()
+    return first.part(start, step, (x, y, z))
+
+
+def describe(grid: Grid) -> str:
+    """Sizes for a person."""
+    return f"{' x '.join(map(str, grid.shape))} voxels of {' x '.join(f'{size:.3g}' for size in grid.spacing)} mm"

@@ -1,0 +1,1 @@
+"""Every registration method, with what it is made of: networks, similarities, priors."""

@@ -1,0 +1,321 @@
+"""What BInGo is compared with: similarities minimised for each group, or by a network over many groups."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bingo_pl import seeding
+from bingo_pl.batch import GroupBatch
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.methods.attention_unet import AttResUNet
+from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.methods.regularity import bending_energy
+from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
+from bingo_pl.spatial import compose, integrate, resize, resize_displacement, warp
+
+
+def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
+    return x_coreg(images, em_posterior(images, mask, bins), mask, bins)
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
+"""Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
+VOXEL_SHARE = {2: 1.0, 3: 0.1}
+"""Share of the voxels that a random draw of the similarity looks at, by D (X-metric)."""
+SMALLEST_LEVEL = 4
+"""Voxels along an axis of the coarsest pyramid level."""
+SMALLEST_SLOPE = 1e-3
+"""Adam's epsilon, in nats per voxel of motion. Slopes are about 1, and their rounding 1e-6, which Adam would follow."""
+
+
+@dataclass(frozen=True, eq=False)
+class VelocityRegistration(Registration):
+    """A registration and the velocities it was made of."""
+
+    velocity: Tensor
+    """(B, N, D, *S) stationary, in voxels, of zero mean over each group."""
+
+    @classmethod
+    def of(cls, velocity: Tensor, squarings: int) -> VelocityRegistration:
+        return cls(_integrate(velocity, squarings), _integrate(-velocity, squarings), velocity)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A groupwise similarity as it is estimated.
+
+    Raises:
+        BingoError: there is no such similarity, or it has too few bins.
+    """
+
+    name: str
+    """In `SIMILARITIES`."""
+    bins: int = BINS
+    """Of the histograms, over the range of an image."""
+
+    def __post_init__(self) -> None:
+        if self.name not in SIMILARITIES:
+            raise unknown_name("similarity", self.name, SIMILARITIES)
+        if self.bins < 2:
+            raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
+
+    def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised."""
+        return SIMILARITIES[self.name](images, mask, self.bins)
+
+
+class SimilarityRegistrar(Registrar):
+    """A method of one velocity an image that minimises a similarity of the registered images.
+
+    Args:
+        similarity: what is minimised.
+        squarings: steps of scaling and squaring.
+    """
+
+    def __init__(self, similarity: Similarity, squarings: int) -> None:
+        super().__init__()
+        self.similarity = similarity
+        self.squarings = squarings
+
+    def loss(
+        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
+        assert isinstance(result, VelocityRegistration)
+        share = VOXEL_SHARE[len(batch.shape)]
+        similarity = self.measure(batch.images, result.displacement, share, generator)
+        return {"similarity": similarity.mean(), "bending": group_bending(result.velocity) / batch.groups}
+
+    def measure(self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+        """The similarity (B,) of registered images, over the overlap of their sampling domains.
+
+        Not over the overlap of their foregrounds as well: it ends where an image's outline does, and so hides how far
+        the outlines are apart.
+
+        Args:
+            images: (B, N, 1, *S).
+            displacement: (B, N, D, *S).
+            share: of the voxels to look at.
+            generator: draws these voxels; None looks at all.
+        """
+        flat = displacement.flatten(0, 1)
+        group = displacement.shape[:2]
+        registered = warp(images.flatten(0, 1), flat).unflatten(0, group)
+        domain = torch.ones_like(flat[:, :1])
+        inside = warp(domain, flat.detach(), mode="nearest", padding="zeros") > 0.5
+        overlap = inside.unflatten(0, group).all(1, keepdim=True)
+        return self.similarity(*sample_voxels(registered, overlap, share, generator))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Adam on the velocities of groups that do not see each other."""
+
+    learning_rate: float
+    """In voxels of the velocities' grid."""
+    steps: int
+
+    def minimise(self, energy: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+        """The velocities (B, N, D, *S), of zero mean over each group and without gradient.
+
+        Args:
+            energy: of such velocities, a scalar, the sum over groups.
+            start: velocities (B, N, D, *S).
+        """
+        velocity = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([velocity], lr=self.learning_rate, eps=SMALLEST_SLOPE)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            # A sum over voxels, so that slopes do not depend on their number.
+            (start.shape[3:].numel() * energy(_without_mean(velocity))).backward()
+            optimizer.step()
+        return _without_mean(velocity.detach())
+
+
+class Iterative(SimilarityRegistrar):
+    """Minimises the similarity of each group anew, from coarse to fine images. It has nothing to train.
+
+    Args:
+        similarity: what is minimised.
+        stiffness: alpha, the weight of N times the velocities' bending energy in full-resolution voxels. The published
+            one is not known: choose it on validation groups.
+        descent: at each level.
+        levels: of the image pyramid; each halves the resolution. A level starts from the resized velocities of the one
+            before.
+        squarings: steps of scaling and squaring.
+    """
+
+    def __init__(
+        self, similarity: Similarity, stiffness: float, descent: Descent, levels: int = 3, squarings: int = 7
+    ) -> None:
+        super().__init__(similarity, squarings)
+        self.stiffness = stiffness
+        self.descent = descent
+        self.levels = levels
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+        """Optimise. See `Registrar.forward`; None draws the same voxels every time.
+
+        Raises:
+            BingoError: the images are too small for the pyramid.
+        """
+        if generator is None:
+            generator = seeding.generator("voxels", device=batch.images.device)
+        # Adam needs derivatives also where the caller has turned them off, as Lightning's test loop does.
+        with torch.inference_mode(False), torch.enable_grad():
+            velocity = self._optimise(batch.images.clone(), generator)
+        return VelocityRegistration.of(velocity, self.squarings)
+
+    def _optimise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The velocities (B, N, D, *S), without gradient."""
+        pyramid = image_pyramid(images, self.levels)
+        coarsest = pyramid[-1].shape[3:]
+        velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
+        for level in reversed(range(self.levels)):
+            shape, stride = pyramid[level].shape[3:], 2**level
+            share = min(VOXEL_SHARE[len(shape)] * stride ** len(shape), 1.0)  # as many voxels at every level
+            energy = functools.partial(self._energy, pyramid[level], share, stride, generator)
+            start = resize_displacement(velocity.flatten(0, 1), shape).unflatten(0, images.shape[:2])
+            velocity = self.descent.minimise(energy, start)
+        return velocity
+
+    def _energy(
+        self, images: Tensor, share: float, stride: int, generator: torch.Generator, velocity: Tensor
+    ) -> Tensor:
+        similarity = self.measure(images, _integrate(velocity, self.squarings), share, generator).sum()
+        # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
+        return similarity + self.stiffness / stride**2 * group_bending(velocity)
+
+
+class Refined(SimilarityRegistrar):
+    """Improves what a trained method gives for each group anew: phi = phi_start o exp(w), w of least dissimilarity.
+
+    The weights of the method stay as they are. A composition keeps the map a diffeomorphism and knows its inverse.
+
+    Args:
+        start: the trained method.
+        similarity: what is minimised.
+        stiffness: weight of N times the bending energy of the whole displacement, in voxels, not of w alone: it smooths
+            what the method was not sure of.
+        descent: from w = 0, at full resolution.
+        squarings: steps of scaling and squaring of w, which is small.
+    """
+
+    def __init__(
+        self, start: Registrar, similarity: Similarity, stiffness: float, descent: Descent, squarings: int = 4
+    ) -> None:
+        super().__init__(similarity, squarings)
+        self.start = start
+        self.stiffness = stiffness
+        self.descent = descent
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+        """Register, then optimise; the velocity of the result is w. See `Registrar.forward`."""
+        with torch.no_grad():
+            start = self.start(batch)
+        if generator is None:
+            generator = seeding.generator("voxels", device=batch.images.device)
+        with torch.inference_mode(False), torch.enable_grad():
+            images, displacement = batch.images.clone(), start.displacement.clone()
+            share = VOXEL_SHARE[len(batch.shape)]
+
+            def energy(velocity: Tensor) -> Tensor:
+                whole = compose_groups(displacement, _integrate(velocity, self.squarings))
+                return self.measure(images, whole, share, generator).sum() + self.stiffness * group_bending(whole)
+
+            velocity = self.descent.minimise(energy, torch.zeros_like(displacement))
+        return VelocityRegistration(
+            displacement=compose_groups(start.displacement, _integrate(velocity, self.squarings)),
+            inverse=compose_groups(_integrate(-velocity, self.squarings), start.inverse),
+            velocity=velocity,
+        )
+
+    def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
+        """What the trained method saw in the groups as they are registered now."""
+        return self.start.explain(batch, result)
+
+
+class Amortised(SimilarityRegistrar):
+    """Trains a network to give the velocities of complete groups: one image of each modality.
+
+    Args:
+        network: stacked images to velocities.
+        similarity: what is minimised.
+        squarings: steps of scaling and squaring.
+    """
+
+    def __init__(self, network: AttResUNet, similarity: Similarity, squarings: int = 7) -> None:
+        super().__init__(similarity, squarings)
+        self.network = network
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+        """One pass through the network. See `Registrar.forward`.
+
+        Raises:
+            BingoError: a group is not one image of each modality, or a size is not divisible by the network's stride.
+        """
+        self._check(batch)
+        order = batch.modalities.argsort(1)
+        stacked = batch.select(order).images.squeeze(2)
+        velocity = _without_mean(self.network(stacked).to(batch.images.dtype))
+        back = order.argsort(1).reshape(*order.shape, *[1] * (velocity.ndim - 2))
+        return VelocityRegistration.of(torch.take_along_dim(velocity, back, dim=1), self.squarings)
+
+    def _check(self, batch: GroupBatch) -> None:
+        wanted = list(range(self.network.modalities))
+        for name, modalities in zip(batch.names, batch.modalities.tolist(), strict=True):
+            if sorted(modalities) != wanted:
+                raise BingoError(
+                    f"group '{name}' has images of modalities {modalities}, but the network takes exactly one of each "
+                    f"of {wanted}. Register complete groups (no data.images_per_step), or use BInGo or an iterative "
+                    "method, which take any group."
+                )
+        if any(size % self.network.stride for size in batch.shape):
+            raise BingoError(
+                f"image size {tuple(batch.shape)} is not divisible by {self.network.stride}, the network's coarsest "
+                "stride. Pad or crop the images (data.roi)."
+            )
+
+
+def image_pyramid(images: Tensor, levels: int) -> list[Tensor]:
+    """Images (B, N, 1, *s) of each level, finest first; each level has half the resolution of the one before.
+
+    Raises:
+        BingoError: the images are too small.
+    """
+    shape = tuple(images.shape[3:])
+    if min(shape) / 2 ** (levels - 1) < SMALLEST_LEVEL:
+        raise BingoError(
+            f"images of {shape} voxels are too small for {levels} pyramid levels: the coarsest would have fewer than "
+            f"{SMALLEST_LEVEL} voxels along an axis. Use fewer levels (iterative.levels)."
+        )
+    pyramid = [images]
+    for _ in range(levels - 1):
+        half = [(size + 1) // 2 for size in pyramid[-1].shape[3:]]
+        pyramid.append(resize(pyramid[-1].flatten(0, 1), half).unflatten(0, images.shape[:2]))
+    return pyramid
+
+
+def _integrate(velocity: Tensor, squarings: int) -> Tensor:
+    """`integrate` for groups (B, N, D, *S)."""
+    return integrate(velocity.flatten(0, 1), squarings).unflatten(0, velocity.shape[:2])
+
+
+def compose_groups(first: Tensor, second: Tensor) -> Tensor:
+    """`compose` for groups (B, N, D, *S)."""
+    return compose(first.flatten(0, 1), second.flatten(0, 1)).unflatten(0, first.shape[:2])
+
+
+def group_bending(field: Tensor) -> Tensor:
+    """N times the bending energy of fields (B, N, D, *S), a sum over groups."""
+    return field.shape[0] * field.shape[1] * bending_energy(field.flatten(0, 1))
+
+
+def _without_mean(velocity: Tensor) -> Tensor:
+    """Nothing else holds the common space of a group in place."""
+    return velocity - velocity.mean(1, keepdim=True)

@@ -1,0 +1,264 @@
+"""BInGo: the hierarchical Bayesian auto-encoder for groupwise registration (Wang, Luo, Zhuang, IPMI 2023)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bingo_pl.batch import GroupBatch
+from bingo_pl.errors import BingoError
+from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead
+from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
+from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.methods.regularity import velocity_kl
+from bingo_pl.spatial import Shape, compose, integrate, resize_displacement, warp
+
+
+@dataclass(frozen=True, eq=False)
+class BingoRegistration(Registration):
+    """A registration and the velocities it was made of."""
+
+    velocities: tuple[Gaussian, ...]
+    """q(v^l | x, v^<l), coarsest level first; (B, N, D, *s) in voxels of the level's own grid."""
+
+
+class Bingo(Registrar):
+    """The hierarchical VAE.
+
+    Args:
+        dims: D.
+        modalities: number of modalities, each with its own normalisation.
+        channels: width of each scale, finest (stride 1) first; a scale has half the resolution of the one before.
+            Half of the channels are means of the structure's experts, half their variances.
+        velocity_scales: the scales that have a velocity, coarsest first. A scale that is named again looks once more,
+            at what is common to images that the velocities before have brought nearer.
+        head_depth: convolutions of each velocity head before its last.
+        squarings: steps of scaling and squaring.
+        smoothness: precision of the velocity prior.
+        second_pass: encode the registered images to obtain the experts (the paper's default) rather than warp
+            the features of the original images.
+        velocity_noise: sample velocities in training rather than use their means.
+        cross_reconstruction: probability a training step decodes every image from another image's expert, which is
+            a draw from the arithmetic mean of Eq. (4), instead of from the joint posterior. It keeps a modality from
+            hiding in channels of its own.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        modalities: int,
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        velocity_scales: Sequence[int] = (4, 2, 0),
+        head_depth: int = 4,
+        squarings: int = 7,
+        smoothness: float = 10.0,
+        second_pass: bool = True,
+        velocity_noise: bool = True,
+        cross_reconstruction: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_architecture(channels, velocity_scales)
+        self.dims = dims
+        self.modalities = modalities
+        self.channels = tuple(channels)
+        self.velocity_scales = tuple(velocity_scales)
+        self.stride = 2 ** (len(channels) - 1)
+        self.squarings = squarings
+        self.smoothness = smoothness
+        self.second_pass = second_pass
+        self.velocity_noise = velocity_noise
+        self.cross_reconstruction = cross_reconstruction
+        self.encoder = Encoder(dims, modalities, channels)
+        self.decoder = Decoder(dims, modalities, [width // 2 for width in channels])
+        prior_variance = 1 / (smoothness * 2 * dims)
+        self.heads = nn.ModuleList(
+            VelocityHead(dims, channels[scale], head_depth, math.log(prior_variance), velocity_noise)
+            for scale in velocity_scales
+        )
+        if dims == 2:  # convolutions of few channels run 2 to 3 times faster on a CPU
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> BingoRegistration:
+        """Step I, bottom-up inference of the velocities. See `Registrar.forward`.
+
+        Raises:
+            BingoError: an image size is not divisible by the network's stride.
+        """
+        self.check_shape(batch.shape)
+        order = DomainOrder.of(batch.modalities, self.modalities)
+        features = self.encoder(order.sort(batch.images), order.counts)
+        noise = generator if self.velocity_noise else None
+        velocities: list[Gaussian] = []
+        drawn: list[Tensor] = []
+        for level, scale in enumerate(self.velocity_scales):
+            own = self.own_expert(features[scale], drawn)
+            common = ExpertSums.of(order.unsort_all(own)).posterior().mean
+            mean, log_variance = self.predict(level, order.share(common), own.mean)
+            mean = order.unsort(mean)
+            mean = mean - mean.mean(1, keepdim=True)  # nothing else holds the common space in place
+            velocity = Gaussian(mean, order.unsort(log_variance).exp())
+            velocities.append(velocity)
+            drawn.append(order.sort(velocity.sample(noise)))
+        return BingoRegistration(
+            displacement=order.unsort(self.transform(drawn, batch.shape)),
+            inverse=order.unsort(self.inverse_transform(drawn, batch.shape)),
+            velocities=tuple(velocities),
+        )
+
+    def own_expert(self, features: Tensor, velocities: Sequence[Tensor]) -> Gaussian:
+        """What images say about the common structure of a level, seen through the velocities before it.
+
+        Args:
+            features: (K, C, *s) of the level's scale, unregistered.
+            velocities: of the levels before, (K, D, *s) each.
+
+        Returns:
+            (K, C / 2, *s).
+        """
+        if velocities:
+            features = warp(features, self.transform(velocities, features.shape[2:]), padding="zeros")
+        return expert(features)
+
+    def predict(self, level: int, common: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (K, D, *s) of a level's velocity, from the group's structure and an image's own.
+
+        The mean still moves the group as a whole: that of the group has to be subtracted.
+        """
+        mean, log_variance = self.heads[level](common, own)
+        return mean.float(), log_variance.float()  # half precision cannot hold a coordinate
+
+    def transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
+        """phi = phi^1 o ... o phi^L, phi^l = exp(v^l), as a displacement (K, D, *shape) on the grid ``shape``."""
+        levels = [integrate(resize_displacement(velocity, shape), self.squarings) for velocity in velocities]
+        return functools.reduce(compose, levels)
+
+    def inverse_transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
+        """phi^-1 = exp(-v^L) o ... o exp(-v^1), as `transform`."""
+        return self.transform([-velocity for velocity in reversed(velocities)], shape)
+
+    def loss(
+        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``."""
+        assert isinstance(result, BingoRegistration)
+        order = DomainOrder.of(batch.modalities, self.modalities)
+        experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
+        posteriors = [ExpertSums.of(q).posterior() for q in experts]
+        if (
+            generator is not None
+            and torch.rand((), generator=generator, device=generator.device) < self.cross_reconstruction
+        ):
+            structure = self._structure_of_others(experts, order, generator)
+        else:
+            structure = [order.share(q.sample(generator)) for q in posteriors]
+        registered = self.decoder(structure, order.counts)
+        reconstruction = warp(registered, order.sort(result.inverse))
+        images = batch.groups * batch.size
+        voxels = images * math.prod(batch.shape)
+        kl_structure = [kl_divergence(q, p).sum() / voxels for q, p in zip(posteriors, experts, strict=True)]  # Eq. (6)
+        kl_velocity = [
+            velocity_kl(Gaussian(v.mean.flatten(0, 1), v.variance.flatten(0, 1)), self.smoothness)
+            for v in result.velocities
+        ]
+        return {
+            "reconstruction": F.l1_loss(reconstruction, order.sort(batch.images)),
+            "kl_velocity": torch.stack(kl_velocity).mean(),
+            "kl_structure": torch.stack(kl_structure).mean(),
+        }
+
+    def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
+        """``motion``: the velocity heads; ``appearance``: the modalities' norms; ``network``: the shared rest."""
+        motion = list(self.heads.parameters())
+        norms = [module for module in self.modules() if isinstance(module, DomainNorm)]
+        appearance = [parameter for norm in norms for parameter in norm.parameters()]
+        special = {id(parameter) for parameter in motion + appearance}
+        network = [parameter for parameter in self.parameters() if id(parameter) not in special]
+        return {"network": network, "motion": motion, "appearance": appearance}
+
+    def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
+        """The common structure z of every scale, coarsest first, and each registered image's reconstruction from it."""
+        order = DomainOrder.of(batch.modalities, self.modalities)
+        experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
+        structure = [ExpertSums.of(q).posterior().mean for q in experts]
+        registered = self.decoder([order.share(z) for z in structure], order.counts)
+        levels = {f"common structure z, level {level}": z for level, z in enumerate(reversed(structure), start=1)}
+        return {"reconstruction": order.unsort(registered), **levels}
+
+    def experts(self, batch: GroupBatch, result: Registration, order: DomainOrder) -> list[Gaussian]:
+        """Step II, top-down: q_m(z^l | x_m, v_m) of every scale, finest first, in the order of the domains."""
+        images = order.sort(batch.images)
+        displacement = order.sort(result.displacement)
+        if self.second_pass:
+            return [expert(feature) for feature in self.encoder(warp(images, displacement), order.counts)]
+        features = self.encoder(images, order.counts)
+        return [
+            expert(warp(feature, resize_displacement(displacement, feature.shape[2:]), padding="zeros"))
+            for feature in features
+        ]
+
+    def _structure_of_others(
+        self, experts: Sequence[Gaussian], order: DomainOrder, generator: torch.Generator
+    ) -> list[Tensor]:
+        """For every image a draw from another image's expert: one component of the mixture in Eq. (4)."""
+        size = experts[0].mean.shape[1]
+        shift = int(torch.randint(1, max(size, 2), (1,), generator=generator, device=generator.device))
+        return [
+            order.sort(Gaussian(q.mean.roll(shift, 1), q.variance.roll(shift, 1)).sample(generator)) for q in experts
+        ]
+
+    def check_shape(self, shape: Shape) -> None:
+        """Raises `BingoError` where images of spatial ``shape`` do not fit the network."""
+        if len(shape) != self.dims or any(size % self.stride for size in shape):
+            raise BingoError(
+                f"image size {tuple(shape)} does not fit the network: wanted {self.dims} sizes divisible by its "
+                f"coarsest stride, {self.stride}. Pad or crop the images (data.roi), or use fewer scales "
+                "(model.channels)"
+            )
+
+
+def _check_architecture(channels: Sequence[int], velocity_scales: Sequence[int]) -> None:
+    if not channels or any(width < 2 or width % 2 for width in channels):
+        raise BingoError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
+    falling = all(a >= b for a, b in itertools.pairwise(velocity_scales))
+    if not velocity_scales or not falling or not 0 <= velocity_scales[-1] <= velocity_scales[0] < len(channels):
+        raise BingoError(
+            f"model.velocity_scales={[*velocity_scales]}: wanted numbers that do not rise, from "
+            f"{len(channels) - 1} (the coarsest of model.channels) to 0"
+        )
+
+
+@dataclass(frozen=True)
+class DomainOrder:
+    """The way from groups (B, N, ...) to images sorted by modality (K, ...) and back."""
+
+    order: Tensor
+    """(K,) position in the flattened groups of each sorted image."""
+    counts: list[int]
+    """Images of each modality."""
+    size: int
+    """N."""
+
+    @classmethod
+    def of(cls, modalities: Tensor, known: int) -> DomainOrder:
+        flat = modalities.flatten()
+        return cls(flat.argsort(stable=True), torch.bincount(flat, minlength=known).tolist(), modalities.shape[1])
+
+    def sort(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1)[self.order]
+
+    def unsort(self, x: Tensor) -> Tensor:
+        return x[self.order.argsort()].unflatten(0, (-1, self.size))
+
+    def unsort_all(self, q: Gaussian) -> Gaussian:
+        return Gaussian(self.unsort(q.mean), self.unsort(q.variance))
+
+    def share(self, common: Tensor) -> Tensor:
+        """What a group has in common (B, 1, ...), handed to each of its images."""
+        return self.sort(common.expand(-1, self.size, *common.shape[2:]))

@@ -1,0 +1,1 @@
+"""Registering one's own images and applying what was found."""

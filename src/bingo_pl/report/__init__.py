@@ -1,0 +1,1 @@
+"""One page by which a person judges a registration."""

@@ -1,0 +1,285 @@
+"""What a report shows of a registered group, read from its folder and the original files. Nothing is drawn here.
+
+Everything is on the *display grid*: the group grid with its axes turned to left, posterior and superior, so that
+pictures lie as radiologists expect them. 2D groups are volumes of one voxel along one axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.ndimage import binary_fill_holes
+from torch import Tensor
+
+from bingo_pl.errors import BingoError
+from bingo_pl.evaluation import metrics
+from bingo_pl.figures import views
+from bingo_pl.figures.views import Plane
+from bingo_pl.files.grids import LPS, Grid
+from bingo_pl.files.record import Entry, Record, read_record
+from bingo_pl.files.resampling import resample_image, resample_labels
+from bingo_pl.files.transforms import affine_transform, read_transform, sampled_displacement
+from data_modules.preprocess import PERCENTILES, foreground
+from data_modules.reading import read_image, read_voxels
+
+MAX_PICTURED = 8
+"""Images of which pictures are drawn: of larger groups those whose figures are worst."""
+MAX_LABELLED = 16
+"""Label maps that are compared with each other, of those images that come first."""
+FOREGROUND_SHARE = 0.1
+"""The group's foreground is where its mean is above this share of its 99th percentile, and what that encloses."""
+
+Pair = tuple[Tensor, Tensor]
+"""Before and after registration."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """One image in one plane (h, w); intensities from 0 to 1."""
+
+    plane: Plane
+    images: Pair
+    """Before: the original, moved by the affine stage alone."""
+    template: Tensor
+    """The decoder's reconstruction of this image, or the mean of the group where there is none."""
+    others: Tensor
+    """Mean of the other images after registration."""
+    displacement: Tensor
+    """(2, h, w) in the plane, in voxels, without the affine stage."""
+    log_jacobian: Tensor
+    """Without the affine stage; NaN where space folds."""
+    uncertainty: Tensor | None
+    """mm, NaN outside the group's foreground."""
+    outlines: tuple[Tensor, Tensor, Tensor] | None
+    """(L, h, w) with level 0.5: this image's labels before and after, and those of the majority of the others after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictured:
+    """An image of which pictures are drawn."""
+
+    sights: Sequence[Sight]
+    reconstructed: bool
+    """`Sight.template` is the decoder's."""
+    moved_mm: tuple[float, float]
+    """Mean and largest length of the displacement over the group's foreground, without the affine stage."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The figures of one image."""
+
+    rank: int
+    """From 1, the worst."""
+    entry: Entry
+    uncertainty_mm: float | None
+    """Median over the group's foreground."""
+    overlap: tuple[float, float] | None
+    """Mean Dice with each other label map, before and after."""
+    pictured: Pictured | None
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """All that a report tells."""
+
+    record: Record
+    grid: Grid
+    """The display grid."""
+    planes: Sequence[Plane]
+    means: Sequence[Pair]
+    """The mean (h, w) of all images, for each plane."""
+    rows: Sequence[Row]
+    """Worst first."""
+    compared_labels: int
+
+
+def read_story(folder: Path) -> Story:
+    """Read what ``bingo register`` wrote.
+
+    Raises:
+        BingoError: it is no finished registration, a file of it is damaged, or an original is gone or has changed.
+    """
+    record = read_record(folder)
+    for entry in record.entries:
+        entry.check_original()
+    reader = _Reader.of(record)
+    entries = record.worst_first
+    pictured = entries[:MAX_PICTURED]
+    cuts: dict[str, list[Pair]] = {}
+    totals = [(torch.zeros(plane.shape), torch.zeros(plane.shape)) for plane in reader.planes]
+    for entry in entries:
+        own = reader.images(entry)
+        totals = [(b + before, a + after) for (b, a), (before, after) in zip(totals, own, strict=True)]
+        if entry in pictured:
+            cuts[entry.name] = own
+    labels = {e.name: reader.labels(e) for e in [e for e in entries if e.label is not None][:MAX_LABELLED]}
+    rows = []
+    for rank, entry in enumerate(entries, start=1):
+        uncertainty, picture = reader.uncertainty(entry), None
+        if entry in pictured:
+            picture = reader.picture(entry, cuts[entry.name], totals, labels, uncertainty, len(entries))
+        median = None if uncertainty is None else float(uncertainty.nanmedian())
+        rows.append(Row(rank, entry, median, _overlap(entry.name, labels), picture))
+    means = [(before / len(entries), after / len(entries)) for before, after in totals]
+    return Story(record, reader.grid, reader.planes, means, rows, len(labels))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads the files of one folder onto the display grid."""
+
+    record: Record
+    grid: Grid
+    planes: Sequence[Plane]
+    foreground: Tensor
+    """(*S) bool, of the whole group."""
+
+    @classmethod
+    def of(cls, record: Record) -> _Reader:
+        mean = _displayed(record, "template/mean.nii.gz")
+        inside = mean > FOREGROUND_SHARE * float(np.percentile(mean.numpy(), 99))
+        inside = torch.from_numpy(binary_fill_holes(inside.squeeze().numpy())).reshape(mean.shape)
+        if not inside.any():
+            raise BingoError(f"{record.folder / 'template/mean.nii.gz'}: is empty. Register again")
+        flat = [axis for axis in range(3) if mean.shape[axis] == 1]
+        planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
+        if not planes:
+            raise BingoError(f"the group grid of {record.folder} is a line of voxels; there is no plane to show")
+        return cls(record, Grid.of(sitk.DICOMOrient(record.group.blank(), "LPS")), planes, inside)
+
+    def images(self, entry: Entry) -> list[Pair]:
+        """The image in each plane, from 0 to 1 by the `PERCENTILES` of its original's foreground."""
+        original = read_image(entry.path)
+        low, high = np.percentile(original.numpy()[foreground(original.data).numpy()], PERCENTILES)
+        grid = Grid(original.spatial_shape, original.affine)
+        before = resample_image(grid.to_sitk(original.numpy()[0]), affine_transform(entry.stage), self.grid)
+        volumes = _tensor(before), _displayed(self.record, f"registered/{entry.name}.nii.gz")
+        unit = [((volume - low) / max(high - low, 1e-12)).clamp(0, 1).float() for volume in volumes]
+        return [(plane.cut(unit[0]), plane.cut(unit[1])) for plane in self.planes]
+
+    def labels(self, entry: Entry) -> Pair:
+        """The label map (*S) int32."""
+        assert entry.label is not None
+        data, affine = read_voxels(entry.label)
+        original = Grid(data.shape, affine).to_sitk(np.rint(data).astype(np.int32))
+        before = resample_labels(original, affine_transform(entry.stage), self.grid)
+        return _tensor(before), _displayed(self.record, f"labels/{entry.name}.nii.gz").round().int()
+
+    def uncertainty(self, entry: Entry) -> Tensor | None:
+        """(*S) mm, NaN outside the group's foreground."""
+        file = f"uncertainty/{entry.name}.nii.gz"
+        if not (self.record.folder / file).exists():
+            return None
+        return torch.where(self.foreground, _displayed(self.record, file), torch.nan)
+
+    def displacement(self, entry: Entry) -> Tensor:
+        """(3, *S) in voxels of the display grid, without the affine stage."""
+        forward = read_transform(self.record.folder / "transforms" / f"{entry.name}_forward.h5")
+        back = affine_transform(np.linalg.inv(entry.stage))
+        whole = sitk.CompositeTransform([back, forward])  # the last one is applied first
+        to_voxels = np.linalg.inv((LPS @ self.grid.affine)[:3, :3])
+        return torch.from_numpy(np.einsum("ij,xyzj->ixyz", to_voxels, sampled_displacement(whole, self.grid))).float()
+
+    def picture(
+        self,
+        entry: Entry,
+        images: Sequence[Pair],
+        totals: Sequence[Pair],
+        labels: Mapping[str, Pair],
+        uncertainty: Tensor | None,
+        count: int,
+    ) -> Pictured:
+        """Cut everything that is drawn of an image.
+
+        Args:
+            entry: the image.
+            images: itself, for each plane.
+            totals: the sums of all ``count`` images, for each plane.
+            labels: of those images whose label maps are compared.
+            uncertainty: (*S) mm.
+            count: of the group.
+        """
+        displacement = self.displacement(entry)
+        log_jacobian = self._log_jacobian(displacement)
+        template = f"template/{entry.name}.nii.gz"
+        reconstructed = (self.record.folder / template).exists()
+        reconstruction = _displayed(self.record, template) if reconstructed else None
+        outlines = self._outlines(entry.name, labels)
+        sights = [
+            Sight(
+                plane,
+                own,
+                total / count if reconstruction is None else plane.cut(reconstruction).clamp(0, 1),
+                (total - own[1]) / max(count - 1, 1),
+                plane.cut(displacement[list(plane.kept)]),
+                plane.cut(log_jacobian),
+                None if uncertainty is None else plane.cut(uncertainty),
+                outline,
+            )
+            for plane, own, (_, total), outline in zip(self.planes, images, totals, outlines, strict=True)
+        ]
+        spacing = torch.from_numpy(self.grid.spacing).float().reshape(3, 1, 1, 1)
+        length = (displacement * spacing).norm(dim=0)[self.foreground]
+        return Pictured(sights, reconstructed, (float(length.mean()), float(length.max())))
+
+    def _log_jacobian(self, displacement: Tensor) -> Tensor:
+        """(3, *S) -> (*S); the determinant of a 2D group is that of its plane."""
+        axes = [axis for axis in range(3) if self.grid.shape[axis] > 1]
+        shape = [self.grid.shape[axis] for axis in axes]
+        return views.log_jacobian(displacement[axes].reshape(1, len(axes), *shape)).reshape(self.grid.shape)
+
+    def _outlines(self, name: str, labels: Mapping[str, Pair]) -> list[tuple[Tensor, Tensor, Tensor] | None]:
+        """For each plane, see `Sight.outlines`."""
+        if name not in labels:
+            return [None] * len(self.planes)
+        outlines: list[tuple[Tensor, Tensor, Tensor] | None] = []
+        for plane in self.planes:
+            after = {key: plane.cut(pair[1]) for key, pair in labels.items()}
+            own = plane.cut(labels[name][0]), after.pop(name)
+            ids = sorted({int(i) for cut in (*own, *after.values()) for i in cut.unique()} - {0})
+            before, registered = (views.indicators(cut[None, None], ids)[0] for cut in own)
+            majority = sum((views.indicators(cut[None, None], ids)[0] for cut in after.values()), torch.zeros(()))
+            outlines.append((before, registered, (majority / max(len(after), 1)).expand_as(before)))
+        return outlines
+
+
+def _displayed(record: Record, file: str) -> Tensor:
+    """A volume of the folder (*S) on the display grid.
+
+    Raises:
+        BingoError: it is missing or damaged, or not on the group grid.
+    """
+    data, affine = read_voxels(record.folder / file)
+    if data.shape != record.group.shape or not np.allclose(affine, record.group.affine, atol=1e-3):
+        raise BingoError(
+            f"{record.folder / file}: is not on the group grid of registration.json. Leave the files of a registration "
+            "as they are, or register again"
+        )
+    return _tensor(sitk.DICOMOrient(record.group.to_sitk(data.astype(np.float32)), "LPS"))
+
+
+def _tensor(image: sitk.Image) -> Tensor:
+    """(X, Y, Z)."""
+    return torch.from_numpy(sitk.GetArrayFromImage(image).T.copy())
+
+
+def _overlap(name: str, labels: Mapping[str, Pair]) -> tuple[float, float] | None:
+    """The mean Dice of an image's label map with each other one, before and after; None where there is none."""
+    if name not in labels or len(labels) < 2:
+        return None
+    means = []
+    for moment in (0, 1):
+        maps = {key: pair[moment] for key, pair in labels.items()}
+        own = maps.pop(name)
+        pairs = torch.stack([torch.stack([own, other])[:, None] for other in maps.values()])
+        ids = [int(i) for i in pairs.unique() if i > 0]
+        if not ids:
+            return None
+        means.append(float(metrics.dice(pairs, ids).nanmean()))
+    return means[0], means[1]

@@ -1,0 +1,1 @@
+"""Groups of any size in constant memory, over any number of processes."""

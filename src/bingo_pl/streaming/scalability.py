@@ -1,0 +1,181 @@
+"""The scalability experiment (Fig. 4): test groups merged to larger and larger groups, each registered as one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from bingo_pl.atomic import replacing
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError
+from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
+from bingo_pl.evaluation.streamed_metrics import evaluate_stream
+from bingo_pl.figures.panels import save
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.streaming.budget import show_bytes
+from bingo_pl.streaming.merged import MergedGroups, draw_units
+from bingo_pl.streaming.stream import register_stream
+from bingo_pl.training import experiment
+from bingo_pl.training.lightning import device_of
+
+MERGED = (1, 2, 4, 10, 22, 44, 110, 220, 440)
+"""Test groups in a group; 3 to 1,320 images where a test group has three."""
+CSV, PLOT = "scalability.csv", "scalability.png"
+ACCURACY = {"dice": "DSC", "gwi": "gWI, whole group", "gwi_within": "gWI, within a slice"}
+COSTS = {"seconds_per_image": "seconds an image", "peak_memory_mb": "peak memory in MB"}
+"""Columns of the CSV and their titles; those of `ACCURACY` are ``<name>_before`` and ``<name>_after``."""
+
+
+@dataclass(frozen=True)
+class SizeScores:
+    """One merged group; the fields are the columns of scalability.csv."""
+
+    images: int
+    group: int
+    """Its number among the groups of its size."""
+    dice_before: float
+    dice_after: float
+    gwi_before: float
+    """In voxels, as `gwi_after`."""
+    gwi_after: float
+    gwi_within_before: float
+    """Up to a map that the images of one slice, not of all, have in common; see `StreamedScores`."""
+    gwi_within_after: float
+    seconds_per_image: float
+    """To register, reading the images and making the displacements included."""
+    peak_memory_mb: float
+    """Of the process while registering, program and network included (on a GPU: of its tensors), in 10^6 bytes."""
+
+
+def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder: Path, console: Console) -> Path:
+    """Register the merged test groups of every size and write ``scalability.csv`` and ``scalability.png``.
+
+    Args:
+        config: the experiment.
+        checkpoint: of a BInGo network that fits it.
+        images: in the largest group.
+        memory_bytes: for streaming, see `register_stream`.
+        folder: where the results go.
+        console: where the table is shown.
+
+    Raises:
+        BingoError: the method is not BInGo, the checkpoint does not fit, or test groups of different sizes.
+    """
+    bingo = load_bingo(config, checkpoint)
+    data = experiment.build_data(config, console)
+    data.setup("test")
+    units = draw_units(data, images)
+    largest = MergedGroups(data, units)
+    console.print(
+        f"{len(units)} misalignments of {len(data.groups['test'])} test groups: {len(largest)} images in the largest "
+        f"group; {show_bytes(memory_bytes)} for streaming"
+    )
+    counts = [count for count in MERGED if count < len(units)] + [len(units)]
+    _score(bingo, MergedGroups(data, units[:1]), config, 0, memory_bytes)  # loads and tunes the device's kernels
+    scores: list[SizeScores] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for count in progress.track(counts, description="registering"):
+            for number in range(len(units) // count):
+                merged = MergedGroups(data, units[number * count : (number + 1) * count])
+                scores.append(_score(bingo, merged, config, number, memory_bytes))
+            _write_csv(scores, folder / CSV)
+    table = pd.DataFrame([asdict(score) for score in scores])
+    draw(table, folder / PLOT)
+    console.print(summary(table))
+    console.print(f"written: {folder / CSV} and {folder / PLOT}")
+    return folder
+
+
+def load_bingo(config: Config, checkpoint: Path) -> Bingo:
+    """A trained network on the experiment's device, in evaluation mode.
+
+    Raises:
+        BingoError: another method than BInGo, or a checkpoint that does not fit.
+    """
+    task = experiment.build_task(config)
+    if not isinstance(task.registrar, Bingo):
+        raise BingoError(f"method={config.method} cannot register a group in parts; wanted method=bingo")
+    experiment.load_weights(task, checkpoint, config)
+    return task.registrar.to(device_of(config)).eval()
+
+
+def summary(table: pd.DataFrame) -> Table:
+    """Means over the groups of each size, with one standard deviation, for the terminal."""
+    shown = Table("images", "groups", *(f"{title}\nbefore -> after" for title in ACCURACY.values()), *COSTS.values())
+    for images, rows in table.groupby("images"):
+        mean, deviation = rows.mean(), rows.std(ddof=0)
+        changes = [
+            " -> ".join(
+                f"{mean[column]:.3f} ± {deviation[column]:.3f}" for column in (f"{name}_before", f"{name}_after")
+            )
+            for name in ACCURACY
+        ]
+        shown.add_row(str(images), str(len(rows)), *changes, *(f"{mean[name]:.4g}" for name in COSTS))
+    return shown
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Plot what `summary` shows against the size of the group, bands of one standard deviation, into a PNG."""
+    figure = Figure(figsize=(3.4 * (len(ACCURACY) + len(COSTS)), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(ACCURACY) + len(COSTS))
+    for ax, (name, title) in zip(axes, (ACCURACY | COSTS).items(), strict=True):
+        ax.set(xscale="log", xlabel="images in the group", title=title)
+        ax.grid(alpha=0.3)
+        if name in ACCURACY:
+            _curve(ax, table, f"{name}_before", "tab:blue", "before")
+            _curve(ax, table, f"{name}_after", "tab:orange", "after")
+            ax.legend(frameon=False)
+        else:
+            _curve(ax, table, name, "tab:green", title)
+            ax.set_ylim(bottom=0)
+    save(figure, path)
+
+
+def _curve(ax: Axes, table: pd.DataFrame, column: str, colour: str, label: str) -> None:
+    values = table.groupby("images")[column]
+    mean, band = values.mean(), values.std(ddof=0)
+    ax.plot(mean.index, mean, "o-", color=colour, markersize=3, label=label)
+    ax.fill_between(mean.index, mean - band, mean + band, color=colour, alpha=0.2, linewidth=0)
+
+
+def _score(bingo: Bingo, merged: MergedGroups, config: Config, number: int, memory_bytes: int) -> SizeScores:
+    """Register one group, its velocities in a temporary folder, and measure it."""
+    device = next(bingo.parameters()).device
+    with TemporaryDirectory() as folder:
+        watched = watch_memory(device) is not None
+        start = time.perf_counter()
+        result = register_stream(bingo, merged, memory_bytes, Path(folder))
+        for _ in result.displacements():  # made, not kept
+            pass
+        seconds = time.perf_counter() - start
+        peak = peak_memory_bytes(device) / MEGABYTE if watched else math.nan
+
+        def unregistered() -> Iterator[tuple[int, Tensor]]:
+            for member in result.members:
+                yield member, torch.zeros(len(result.shape), *result.shape)
+
+        before = evaluate_stream(merged, unregistered, config.data.label_ids)
+        after = evaluate_stream(merged, result.displacements, config.data.label_ids)
+    measures = {f"{name}_before": value for name, value in before._asdict().items()}
+    measures |= {f"{name}_after": value for name, value in after._asdict().items()}
+    costs = {"seconds_per_image": seconds / len(merged), "peak_memory_mb": peak}
+    return SizeScores(images=len(merged), group=number, **measures, **costs)
+
+
+def _write_csv(scores: list[SizeScores], path: Path) -> None:
+    columns = [field.name for field in fields(SizeScores)]
+    with replacing(path) as temporary:
+        pd.DataFrame([asdict(score) for score in scores], columns=columns).to_csv(temporary, index=False)

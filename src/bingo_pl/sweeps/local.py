@@ -1,0 +1,202 @@
+"""A sweep without W&B and network: ``bingo sweep FILE --local``."""
+
+from __future__ import annotations
+
+import difflib
+import queue
+import subprocess
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from bingo_pl.atomic import replacing
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.sweeps.trials import OF_TRIALS, Settings, Sweep, as_arguments, environment, shares_of_gpus
+from bingo_pl.training.continuation import DONE
+
+IDENTITY = "sweep.yaml"
+RESULTS = "sweep.csv"
+TRIALS = "trials"
+SHOWN = ("test/dice_after", "test/gwi_after", "test/folding_percent")
+"""Results beside the metric."""
+LOG_LINES = 5
+"""Of a failed trial that are shown."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep."""
+
+    name: str
+    settings: Settings
+    run: Path
+    log: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.run / DONE).exists()
+
+
+def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: int, console: Console) -> Path:
+    """Run the trials of a sweep, each a process of its own; what earlier, interrupted calls have done is kept.
+
+    A trial that failed or was killed does not keep the others from running; the same call again goes on with it.
+
+    Args:
+        sweep: what to search.
+        folder: ``trials/`` (a run each), ``logs/``, ``sweep.yaml`` and ``sweep.csv``, the results, best first.
+        seed: of a random search.
+        count: trials at most.
+        agents: trials at a time, each with its share of the GPUs.
+        console: progress and results are printed there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BingoError: a sweep that needs W&B, results of another sweep in the folder, or, once all else is done, trials
+            that failed.
+    """
+    if "early_terminate" in sweep.tree:
+        raise BingoError("early_terminate needs W&B's server. Take it out of the sweep file, or leave --local out")
+    trials = [
+        Trial(name, settings, folder / TRIALS / name, folder / "logs" / f"{name}.log")
+        for index, settings in enumerate(sweep.trials(seed, count), start=1)
+        for name in [f"trial-{index:03}"]
+    ]
+    _refuse_others(sweep, seed, folder)
+    waiting = [trial for trial in trials if not trial.done]
+    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {folder}")
+    failed = _run_all(sweep, trials, waiting, folder, agents, console)
+    console.print(_as_table(sweep, write_results(sweep, trials, folder)))
+    console.print(f"written: {folder / RESULTS}")
+    if failed:
+        raise BingoError(
+            f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}. {folder / 'logs'} says why; "
+            "the same command tries them again"
+        )
+    return folder
+
+
+def _run_all(
+    sweep: Sweep, trials: list[Trial], waiting: list[Trial], folder: Path, agents: int, console: Console
+) -> list[str]:
+    """Run what waits, as many at a time as there are agents; the names of the trials that failed."""
+    free: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    for gpus in shares_of_gpus(agents):
+        free.put(gpus)
+
+    def run(trial: Trial) -> int:
+        gpus = free.get()
+        console.print(f"{trial.name}: {' '.join(as_arguments(trial.settings))}", soft_wrap=True, highlight=False)
+        try:
+            return _run(sweep, trial, gpus)
+        finally:
+            free.put(gpus)
+
+    failed = []
+    with ThreadPoolExecutor(agents) as pool:
+        try:
+            futures = {pool.submit(run, trial): trial for trial in waiting}
+            for future in as_completed(futures):
+                trial, status = futures[future], future.result()
+                if status or not trial.done:
+                    failed.append(trial.name)
+                    console.print(f"[yellow]{trial.name} ended with status {status}:[/]")
+                    console.print(_end(trial.log), markup=False, highlight=False, soft_wrap=True)
+                write_results(sweep, trials, folder)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return sorted(failed)
+
+
+def _run(sweep: Sweep, trial: Trial, gpus: list[str]) -> int:
+    arguments = [*as_arguments(trial.settings), "log.wandb=disabled", f"name={trial.name}", f"runs={trial.run.parent}"]
+    trial.log.parent.mkdir(parents=True, exist_ok=True)
+    command = sweep.command(["--continue", *arguments])
+    with trial.log.open("a") as log:
+        return subprocess.run(
+            command, env=environment(gpus), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
+
+
+def write_results(sweep: Sweep, trials: list[Trial], folder: Path) -> pd.DataFrame:
+    """Write and return the results so far, a row a trial, best first and unfinished last.
+
+    Columns: ``trial``, ``state`` (finished or unfinished), the metric, other results, the settings.
+    """
+    columns = [sweep.metric, *(name for name in SHOWN if name != sweep.metric)]
+    rows = [
+        {
+            "trial": trial.name,
+            "state": "finished" if trial.done else "unfinished",
+            **{name: read_metric(trial.run, name) if trial.done else None for name in columns},
+            **trial.settings,
+        }
+        for trial in trials
+    ]
+    table = pd.DataFrame(rows).sort_values(
+        ["state", sweep.metric, "trial"], ascending=[True, not sweep.maximises, True], ignore_index=True
+    )
+    with replacing(folder / RESULTS) as temporary:
+        table.to_csv(temporary, index=False, na_rep="nan")
+    return table
+
+
+def read_metric(run: Path, name: str) -> float:
+    """A result of a finished run by the name that W&B knows it by.
+
+    Args:
+        run: the run's folder.
+        name: ``test/<column of test.csv>``, its mean over the groups; else a column of `metrics.csv`, its last value,
+            as W&B's summary has it.
+
+    Raises:
+        BingoError: the run has no such result.
+    """
+    stage, _, column = name.partition("/")
+    table = pd.read_csv(run / ("test.csv" if stage == "test" else "metrics.csv"))
+    column = column if stage == "test" else name
+    if column not in table:
+        prefix = "test/" if stage == "test" else ""
+        raise unknown_name("metric", name, [f"{prefix}{known}" for known in table.columns if known != "step"])
+    values = table[column].dropna()
+    if values.empty:
+        return float("nan")
+    return float(values.mean() if stage == "test" else values.iloc[-1])
+
+
+def _refuse_others(sweep: Sweep, seed: int, folder: Path) -> None:
+    """Keep what the trials in a folder depend on; refuse to add those of another sweep."""
+    own = yaml.safe_dump({**{key: sweep.tree[key] for key in OF_TRIALS}, "seed": seed})
+    path = folder / IDENTITY
+    if path.is_file():
+        lines = difflib.unified_diff(path.read_text().splitlines(), own.splitlines(), lineterm="", n=0)
+        changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        if changed:
+            raise BingoError(
+                f"{folder} holds trials of another sweep: {'; '.join(changed)}. Restore the sweep file and settings, "
+                "or give another folder (--output)"
+            )
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(own)
+
+
+def _end(log: Path) -> str:
+    return "\n".join(log.read_text().splitlines()[-LOG_LINES:])
+
+
+def _as_table(sweep: Sweep, results: pd.DataFrame) -> Table:
+    table = Table(title=f"{sweep.name}: {sweep.metric}, best first")
+    for column in results.columns:
+        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
+    for row in results.to_dict(orient="records"):
+        table.add_row(*[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()])
+    return table

@@ -1,0 +1,320 @@
+"""From settings to a finished run: build the data, the task and the trainer; train, resume, evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.markup import escape
+
+from bingo_pl import config as settings
+from bingo_pl.atomic import replacing
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.evaluation.tables import summary, write_test_csv
+from bingo_pl.figures.curves import draw_curves
+from bingo_pl.training import methods
+from bingo_pl.training.callbacks import PROVENANCE, Provenance, TestFigures, TrainingProgress
+from bingo_pl.training.history import History
+from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
+from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
+from bingo_pl.training.task import Optimisation, RegistrationTask
+from data_modules import DATA_MODULES
+from data_modules.base import GroupDataModule
+from data_modules.phantom import ensure_cohort
+
+FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
+FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", "trainer.appearance_rate")
+"""Settings that a checkpoint has stored in its own way, so that changing them would do nothing."""
+RUN_FOLDER = "BINGO_RUN_FOLDER"
+"""Environment variable by which the processes of one run agree on its folder."""
+
+
+def train(config: Config, console: Console) -> Path:
+    """Train, test the best checkpoint, write tables and figures. A method with nothing to train is only tested.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        BingoError: bad settings or data; the run's folder has not been made then.
+    """
+    if config.log.wandb not in WANDB_MODES:
+        raise unknown_name("log.wandb", config.log.wandb, WANDB_MODES)
+    if config.data.root:  # a resume may come from another folder
+        root = str(Path(config.data.root).expanduser().resolve())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    task = build_task(config)
+    data = build_data(config, console)
+    learns = methods.trainable(task.registrar)
+    if learns and config.weights.truth and not data.truth_known:
+        raise BingoError(
+            f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "
+            "map to each other. Set weights.truth=0"
+        )
+    data.setup("fit" if learns else "test")
+    run = new_folder(Path(config.runs), config.name)
+    if not learns:
+        console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
+        _write_config(config, run)
+        _test(config, data, task, run, console, wandb_loggers(config, run))
+        return run
+    return _fit(config, data, task, run, console, checkpoint=None)
+
+
+def resume(
+    checkpoint: Path,
+    overrides: Sequence[str],
+    allow_changed_data: bool,
+    console: Console,
+    allow_changed_processes: bool = False,
+) -> Path:
+    """Go on where a checkpoint stopped; the settings come from the checkpoint.
+
+    Raises:
+        BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
+            data or the number of processes have changed and that was not allowed.
+    """
+    provenance = read_provenance(checkpoint)
+    old = settings.from_tree(provenance["config"])
+    config = settings.override(old, overrides)
+    _refuse_changes(old, config, (*FIXED_BY_NETWORK, *FIXED_BY_RUN))
+    if checkpoint.resolve().parent.name != "checkpoints":
+        raise BingoError(
+            f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
+            "bingo evaluate, which takes a checkpoint from any place"
+        )
+    run = checkpoint.resolve().parent.parent
+    refuse_edited(run, old, config)
+    if not allow_changed_processes:
+        processes = make_trainer(config, [], [], run).world_size
+        # Checkpoints of earlier versions say neither their processes nor their cases.
+        refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
+    for line in settings.differences(old, config):
+        console.print(f"[yellow]changed on resume[/] {escape(line)}")
+    data = build_data(config, console)
+    if not allow_changed_data:
+        refuse_other_data(checkpoint, provenance, data)
+    return _fit(config, data, build_task(config), run, console, checkpoint)
+
+
+def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Path:
+    """Test a checkpoint, on the data it was trained for or on others of the same modalities.
+
+    Returns:
+        The folder of the results.
+
+    Raises:
+        BingoError: not a checkpoint of this project, or settings that do not fit it.
+    """
+    old = read_config(checkpoint)
+    config = settings.override(old, overrides)
+    _refuse_changes(old, config, FIXED_BY_NETWORK)
+    data = build_data(config, console)
+    task = trained_task(config, checkpoint)
+    folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
+    _write_config(config, folder)
+    _test(config, data, task, folder, console, loggers=[])
+    return folder
+
+
+def _refuse_changes(old: Config, new: Config, fixed: Sequence[str]) -> None:
+    changes = [line for line in settings.differences(old, new) if line.startswith(tuple(fixed))]
+    if changes:
+        raise BingoError(f"a trained network cannot be changed so: {'; '.join(changes)}. Leave these settings out")
+
+
+def build_data(config: Config, console: Console) -> GroupDataModule:
+    """The data module, its files read, checked and preprocessed."""
+    data = config.data
+    if data.dataset not in DATA_MODULES:
+        raise unknown_name("dataset", data.dataset, DATA_MODULES)
+    root = data.root
+    if not root:
+        console.print(
+            "[bold yellow]No data given (data.root is empty): using the embedded PHANTOM cohort.[/] "
+            "Its images are synthetic; results say nothing about patients."
+        )
+        root = str(ensure_cohort(data.dataset, subjects=data.phantom_subjects, seed=config.seed))
+    module = DATA_MODULES[data.dataset](
+        root=root,
+        modalities=data.modalities,
+        label_ids=data.label_ids,
+        spacing_mm=data.spacing_mm,
+        roi=data.roi,
+        splits=data.splits,
+        seed=config.seed,
+        batch_size=data.batch_size,
+        images_per_step=data.images_per_step,
+        ffd_spacings=data.ffd_spacings,
+        ffd_strength=data.ffd_strength,
+        draws_per_test_group=data.draws_per_test_group,
+        workers=data.workers,
+        cache_dir=data.cache_dir,
+        fill_nonfinite=data.fill_nonfinite,
+    )
+    module.prepare_data()
+    return module
+
+
+def build_task(config: Config) -> RegistrationTask:
+    """The network with its seeded first weights, and how it is trained."""
+    pl.seed_everything(config.seed, verbose=False)
+    trainer = config.trainer
+    rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
+    return RegistrationTask(
+        methods.build(config),
+        weights=dataclasses.asdict(config.weights),
+        optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
+        label_ids=config.data.label_ids,
+        seed=config.seed,
+    )
+
+
+def trained_task(config: Config, checkpoint: Path) -> RegistrationTask:
+    """`build_task` with the weights of a checkpoint; raises as `load_weights`."""
+    task = build_task(config)
+    load_weights(task, checkpoint, config)
+    return task
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make ``parent/name``, or ``parent/name-2`` and so on where that is taken.
+
+    Raises:
+        BingoError: the name is no plain folder name, or the folder cannot be made.
+    """
+    check_name(name)
+    # Lightning starts further processes with the same command and environment.
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return Path(os.environ[RUN_FOLDER])
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            os.environ[RUN_FOLDER] = str(folder)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BingoError(
+                f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to"
+            ) from error
+    raise AssertionError("unreachable")
+
+
+def check_name(name: str, what: str = "run") -> None:
+    """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
+
+
+def read_provenance(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its making, see `Provenance`. Only tensors and plain values are unpickled.
+
+    Raises:
+        BingoError: no such file, or not a checkpoint of this project.
+    """
+    if not checkpoint.is_file():
+        raise BingoError(f"no checkpoint at {checkpoint}. Runs keep theirs in runs/<name>/checkpoints/")
+    try:
+        provenance: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)[PROVENANCE]
+        return provenance
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        raise BingoError(f"{checkpoint} is not a checkpoint written by bingo_pl ({type(error).__name__})") from error
+
+
+def read_config(checkpoint: Path) -> Config:
+    """The settings that a checkpoint was trained with; raises as `read_provenance`."""
+    return settings.from_tree(read_provenance(checkpoint)["config"])
+
+
+def _fit(
+    config: Config,
+    data: GroupDataModule,
+    task: RegistrationTask,
+    run: Path,
+    console: Console,
+    checkpoint: Path | None,
+) -> Path:
+    config = dataclasses.replace(config, name=run.name, runs=str(run.parent))
+    _write_config(config, run)
+    history = History(run / "metrics.csv")
+    if checkpoint:
+        history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    loggers = [history, *wandb_loggers(config, run)]
+    # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
+    checkpoints = [
+        keep_checkpoint(run, "best", "val/gwi" if data.truth_known else "val/dice", config.trainer.validate_every),
+        keep_checkpoint(run, "last", None, 1),
+    ]
+    callbacks = [*checkpoints, Provenance(config, data.fingerprint(), case_keys(data)), TrainingProgress(console)]
+    trainer = make_trainer(config, loggers, callbacks, run)
+    parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
+    console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
+    console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
+    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    if not trainer.is_global_zero:
+        return run
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the test is this process's alone and would wait for the others
+    load_weights(task, run / "checkpoints" / "best.ckpt", config)
+    draw_curves(history.path, run / "figures" / "curves.png")
+    _test(config, data, task, run, console, loggers)  # last: a run with its test.csv is done
+    return run
+
+
+def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Config:
+    """Fill a task with the weights of a checkpoint of the same network.
+
+    Returns:
+        The settings that it was trained with.
+
+    Raises:
+        BingoError: not a checkpoint of this project, or of another network than that of ``config``.
+    """
+    trained_with = read_config(checkpoint)
+    _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
+    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    return trained_with
+
+
+def _test(
+    config: Config,
+    data: GroupDataModule,
+    task: RegistrationTask,
+    folder: Path,
+    console: Console,
+    loggers: list[Logger],
+) -> None:
+    task.registrar = methods.refined(task.registrar, config)
+    figures = TestFigures(config, folder / "figures")
+    one_device = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
+    make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
+    write_test_csv(task.test_scores, folder / "test.csv")
+    console.print(summary(task.test_scores))
+    console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
+    means = {
+        f"test/{name}": torch.tensor([getattr(scores, name) for scores in task.test_scores]).nanmean().item()
+        for name in ("dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent", "seconds")
+    }
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_metrics(means)
+            if config.log.wandb_images:
+                logger.log_image("test", [str(path) for path in figures.paths])
+
+
+@rank_zero_only
+def _write_config(config: Config, folder: Path) -> None:
+    with replacing(folder / "config.yaml") as temporary:
+        temporary.write_text(settings.to_yaml(config))

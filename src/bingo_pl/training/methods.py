@@ -1,0 +1,103 @@
+"""The registration methods by name, each made from an experiment's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.methods.attention_unet import AttResUNet
+from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined, Similarity
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.population import IterativePopulation
+from bingo_pl.methods.registrar import Registrar
+
+
+def _bingo(config: Config) -> Registrar:
+    registrar = Bingo(
+        dims=len(config.data.roi), modalities=len(config.data.modalities), **dataclasses.asdict(config.model)
+    )
+    registrar.check_shape(config.data.roi)
+    return registrar
+
+
+def _iterative(config: Config, name: str) -> Registrar:
+    settings, stiffness = config.iterative, config.weights.bending
+    _check_descent("iterative", settings.learning_rate, settings.steps)
+    _check("weights.bending", stiffness, stiffness >= 0, "no negative weight")
+    _check("iterative.levels", settings.levels, settings.levels >= 1, "at least one level")
+    _check("iterative.control_spacing", settings.control_spacing, settings.control_spacing > 0, "a positive distance")
+    similarity = Similarity(name, config.similarity.bins)
+    descent = Descent(settings.learning_rate, settings.steps)
+    transforms: dict[str, Callable[[], Registrar]] = {
+        "velocity": lambda: Iterative(similarity, stiffness, descent, settings.levels),
+        "linear_ffd": lambda: IterativePopulation(
+            similarity, stiffness, descent, settings.levels, settings.control_spacing
+        ),
+    }
+    if settings.transform not in transforms:
+        raise unknown_name("iterative.transform", settings.transform, transforms)
+    return transforms[settings.transform]()
+
+
+def _attresunet(config: Config, name: str) -> Registrar:
+    network = AttResUNet(len(config.data.roi), len(config.data.modalities))
+    return Amortised(network, Similarity(name, config.similarity.bins))
+
+
+METHODS: dict[str, Callable[[Config], Registrar]] = {
+    "bingo": _bingo,
+    "ape": lambda config: _iterative(config, "ape"),
+    "cte": lambda config: _iterative(config, "cte"),
+    "x_coreg": lambda config: _iterative(config, "x_coreg"),
+    "ape_attresunet": lambda config: _attresunet(config, "ape"),
+    "cte_attresunet": lambda config: _attresunet(config, "cte"),
+}
+"""What the setting ``method`` takes. A method is added by its class and a line here."""
+
+
+def build(config: Config) -> Registrar:
+    """The method of an experiment, its weights as first drawn.
+
+    Raises:
+        BingoError: unknown method, or settings that it does not take.
+    """
+    if config.method not in METHODS:
+        raise unknown_name("method", config.method, METHODS)
+    return METHODS[config.method](config)
+
+
+def trainable(registrar: Registrar) -> bool:
+    """Whether there is anything to learn."""
+    return any(parameter.requires_grad for parameter in registrar.parameters())
+
+
+def refined(registrar: Registrar, config: Config) -> Registrar:
+    """The trained method with the refinement that the settings ask for, if any.
+
+    Raises:
+        BingoError: there is no trained method to start from.
+    """
+    refine = config.refine
+    _check_descent("refine", refine.learning_rate, refine.steps)
+    _check("refine.bending", refine.bending, refine.bending >= 0, "no negative weight")
+    if not refine.steps:
+        return registrar
+    if not trainable(registrar):
+        raise BingoError(
+            f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already. "
+            "Set iterative.steps, or refine a trained method"
+        )
+    similarity = Similarity(refine.similarity, config.similarity.bins)
+    return Refined(registrar, similarity, refine.bending, Descent(refine.learning_rate, refine.steps))
+
+
+def _check_descent(section: str, learning_rate: float, steps: int) -> None:
+    _check(f"{section}.learning_rate", learning_rate, learning_rate > 0, "a positive rate")
+    _check(f"{section}.steps", steps, steps >= 0, "no negative number")
+
+
+def _check(name: str, value: float, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise BingoError(f"{name}={value}: wanted {wanted}")

@@ -1,0 +1,173 @@
+"""The models that come with the package, for images of any modality, with no training of one's own.
+
+They are trained on synthetic anatomies in random contrasts (`data_modules.anatomies`); docs/ready_model.md says how
+well they do on real images. A model is one safetensors file; its header holds the settings, a card and a digest of the
+weights, so nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from bingo_pl import __version__
+from bingo_pl import config as settings
+from bingo_pl.atomic import replacing
+from bingo_pl.config import Config
+from bingo_pl.errors import BingoError
+from bingo_pl.methods.registrar import Registrar
+from bingo_pl.training import experiment, methods
+
+ANY = "any"
+"""The one modality of a model that takes images of every modality."""
+FOLDER = Path(__file__).parent / "models"
+"""Where the package keeps its models."""
+HEADER = "bingo_pl"
+"""The file's one entry of metadata, JSON; several would be written in an order of chance."""
+MEND = "Copy it again, or make it: `make model`"
+CARD = """\
+BInGo, groupwise registration of {dims}D images of any modality. bingo_pl {version}, Apache-2.0.
+Trained on synthetic anatomies (brains, chests, random shapes) in random contrasts, {shape} voxels, misaligned by random
+free-form deformations with control points {spacings} voxels apart; guided by the known misalignment alone.
+No image of a person was used. Settings: experiment {experiment}.
+Intended for research: groups of images that show one anatomy and roughly lie over each other. Its decoder was not
+trained; its uncertainty was taught on synthetic groups. Not a medical device. Measured accuracy: docs/ready_model.md.
+"""
+
+
+def takes_any(config: Config) -> bool:
+    """Whether a model registers images whatever their modality's name, all as its only modality, number 0."""
+    return config.data.modalities == [ANY]
+
+
+def reconstructs(config: Config) -> bool:
+    """Whether the model has learned to draw registered images from what they have in common.
+
+    One that does not know modalities cannot tell in which contrast to draw.
+    """
+    return config.method == "bingo" and config.weights.reconstruction > 0
+
+
+def location(dims: int) -> Path:
+    """Where the ready model for D = ``dims`` is, if it was made."""
+    return FOLDER / f"ready_{dims}d.safetensors"
+
+
+def load(dims: int) -> tuple[Registrar, Config]:
+    """The ready model in evaluation mode, on the CPU, and the settings it was trained with.
+
+    Args:
+        dims: D.
+
+    Raises:
+        BingoError: there is none, or its file is damaged.
+    """
+    path = location(dims)
+    if not path.is_file():
+        raise BingoError(
+            f"there is no ready {dims}D model at {path}. Name a model that was trained on images like yours: "
+            "--checkpoint runs/<name>/checkpoints/best.ckpt, or make one: "
+            f"`python -m bingo_pl.training.ready_model {dims}`"
+        )
+    return read(path)
+
+
+def read(path: Path) -> tuple[Registrar, Config]:
+    """What `save` wrote; see `load`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BingoError(f"{path} is no model, or damaged ({error}). {MEND}") from error
+    if header.keys() != {"config", "card", "sha256"} or header.get("sha256") != digest(weights):
+        raise BingoError(
+            f"{path} is not as bingo_pl wrote it: settings are missing or the weights do not have the SHA-256 of the "
+            f"header. {MEND}"
+        )
+    config = settings.from_tree(header["config"])
+    registrar = methods.build(config)
+    registrar.load_state_dict(weights)
+    return registrar.eval(), config
+
+
+def save(registrar: Registrar, config: Config, path: Path, card: str) -> None:
+    """Write a model as one safetensors file.
+
+    Args:
+        registrar: the trained method.
+        config: the settings it was trained with. Folders of this machine are left out.
+        path: the file.
+        card: what the model is, for people; text.
+
+    Raises:
+        BingoError: the file cannot be written.
+    """
+    defaults = Config()
+    data = dataclasses.replace(config.data, root=defaults.data.root, cache_dir=defaults.data.cache_dir)
+    portable = dataclasses.replace(config, data=data, name=defaults.name, runs=defaults.runs)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in registrar.state_dict().items()}
+    header = {"card": card, "sha256": digest(weights), "config": settings.to_tree(portable)}
+    with replacing(path) as temporary:
+        temporary.write_bytes(to_bytes(weights, {HEADER: json.dumps(header)}))
+
+
+def pack(checkpoint: Path, path: Path) -> None:
+    """Make a model file of a checkpoint of a training run.
+
+    Raises:
+        BingoError: not a checkpoint of this project, or the file cannot be written.
+    """
+    config = experiment.read_config(checkpoint)
+    task = experiment.trained_task(config, checkpoint)
+    card = CARD.format(
+        dims=len(config.data.roi),
+        version=__version__,
+        shape=" x ".join(map(str, config.data.roi)),
+        spacings=f"{min(config.data.ffd_spacings):g} to {max(config.data.ffd_spacings):g}",
+        experiment=path.stem,
+    )
+    save(task.registrar, config, path, card)
+
+
+def make(dims: int, overrides: Sequence[str], console: Console) -> Path:
+    """Train the ready model anew and put it into the package: ``make model``.
+
+    Returns:
+        Its file.
+
+    Raises:
+        BingoError: bad settings.
+    """
+    name = location(dims).stem
+    config = settings.load(name, overrides)
+    run = experiment.train(dataclasses.replace(config, name=config.name or name), console)
+    pack(run / "checkpoints" / "best.ckpt", location(dims))
+    console.print(f"written: {location(dims)}")
+    return location(dims)
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hexadecimal) of tensors: their names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        make(int(sys.argv[1]), sys.argv[2:], Console())
+    except BingoError as error:
+        sys.exit(f"error: {error}")

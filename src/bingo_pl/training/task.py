@@ -1,0 +1,139 @@
+"""The LightningModule: trains and tests any registration method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from bingo_pl import seeding
+from bingo_pl.batch import GroupBatch
+from bingo_pl.evaluation import metrics
+from bingo_pl.evaluation.scoring import score_group
+from bingo_pl.evaluation.tables import GroupScores
+from bingo_pl.evaluation.uncertainty import negative_log_likelihood
+from bingo_pl.methods.bingo import BingoRegistration
+from bingo_pl.methods.registrar import Registrar, Registration
+
+SMALLEST_RESIDUAL = 1e-2
+"""In voxels; below it the slope of the truth term falls to zero."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Adam, optionally with a linear warm-up and a cosine decay."""
+
+    learning_rate: float
+    """Peak."""
+    warm_up: float
+    """Share of the steps over which the rate rises from a twenty-fifth of its peak."""
+    decay: bool
+    """Fall to zero by a cosine after the warm-up."""
+    rates: Mapping[str, float]
+    """Factor on the learning rate of a role's parameters, see `Registrar.parameters_by_role`; 1 if not named."""
+
+    def schedule(self, steps: int) -> Callable[[int], float]:
+        """The factor on the learning rate at each of ``steps`` steps."""
+        warm = round(self.warm_up * steps)
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return 0.04 + 0.96 * step / warm
+            phase = torch.pi * (step - warm) / max(steps - warm, 1)
+            return 0.5 * (1 + torch.cos(torch.tensor(phase)).item()) if self.decay else 1.0
+
+        return factor
+
+
+class RegistrationTask(pl.LightningModule):
+    """Training, validation and test of a `Registrar`.
+
+    Args:
+        registrar: the method.
+        weights: weight of each term of the registrar's loss, and of ``truth``: the gWI (voxels) against the
+            misalignment that was synthesised, which no image shows, and, of a method with a velocity posterior, with
+            the same weight the likelihood of what is left of it. A weight of 0 leaves it out. Where the truth alone
+            has a weight, the registrar's loss is not computed, which saves half of the time.
+        optimisation: the optimiser's settings.
+        label_ids: foreground classes of the Dice overlap.
+        seed: of the noise in training.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        weights: Mapping[str, float],
+        optimisation: Optimisation,
+        label_ids: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.registrar = registrar
+        self.weights = dict(weights)
+        self.optimisation = optimisation
+        self.label_ids = tuple(label_ids)
+        self.seed = seed
+        self.dice = MeanMetric(nan_strategy="ignore")
+        self.gwi = MeanMetric(nan_strategy="ignore")
+        self.folding_percent = MeanMetric(nan_strategy="ignore")
+        self.test_scores: list[GroupScores] = []
+
+    def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
+        """The weighted sum of the loss terms, each logged by name."""
+        key = (self.seed, "noise", self.current_epoch, batch_index, self.global_rank)
+        generator = seeding.generator(*key, device=self.device)
+        result = self.registrar(batch, generator)
+        alone = self.weights["truth"] and not any(weight for name, weight in self.weights.items() if name != "truth")
+        terms = {} if alone else self.registrar.loss(batch, result, generator)
+        if self.weights["truth"]:
+            terms["truth"] = truth_loss(batch, result)
+            if isinstance(result, BingoRegistration):
+                terms["uncertainty"] = negative_log_likelihood(batch, result)
+        weights = {**self.weights, "uncertainty": self.weights["truth"]}
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        logged = {f"train/{name}": term.detach() for name, term in {**terms, "total": total}.items()}
+        self.log_dict(logged, on_step=True, on_epoch=False)
+        return total
+
+    def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
+        """Metrics of each group, averaged over the groups at the end of the epoch."""
+        result = self.registrar(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            values = metrics.evaluate(batch, result.displacement, self.label_ids)
+        averages = {"dice": self.dice, "gwi": self.gwi, "folding_percent": self.folding_percent}
+        for name, average in averages.items():
+            average.update(values[name])
+            self.log(f"val/{name}", average, on_epoch=True, batch_size=batch.groups)
+
+    def test_step(self, batch: GroupBatch, batch_index: int) -> None:
+        """Appends a row to `test_scores` for the group, before and after registration."""
+        if not self.test_scores:
+            self.registrar(batch)  # the first call on a device also loads and tunes its kernels
+        self.test_scores.append(score_group(self.registrar, batch, self.label_ids))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        rate, factors = self.optimisation.learning_rate, self.optimisation.rates
+        roles = self.registrar.parameters_by_role()
+        groups = [{"params": params, "lr": rate * factors.get(role, 1.0)} for role, params in roles.items()]
+        optimizer = torch.optim.Adam(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optimisation.schedule(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def truth_loss(batch: GroupBatch, result: Registration) -> Tensor:
+    """The gWI, in voxels: RMS residual over the registered foreground of an image, averaged over images and groups.
+
+    Not its square, by which the groups that are misaligned most would count most. The map that a group has in common
+    is left to the method, since nothing in the images tells it.
+    """
+    assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
+    residual = metrics.warping_residual(result.displacement, batch.truth)
+    masks = metrics.warp_group_labels(batch.masks, result.displacement.detach())
+    squares = metrics.squared_length_over(residual, masks)
+    return (squares + SMALLEST_RESIDUAL**2).sqrt().mean()
