@@ -15,7 +15,7 @@ from torch import Tensor
 from bingo_pl.batch import GroupBatch
 from bingo_pl.seeding import generator
 from data_modules.base import GroupDataModule, Split
-from data_modules.painting import paint
+from data_modules.phantoms.painting import paint
 from data_modules.preprocess import Case, Member
 from data_modules.reading import read_image, read_labels
 

@@ -25,7 +25,7 @@ from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp, warp_labels
-from data_modules.phantom import write_cohort
+from data_modules.phantoms.cohorts import write_cohort
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SEQUENCES = ("C0", "LGE", "T2")

@@ -20,8 +20,9 @@ import SimpleITK as sitk
 
 from bingo_pl import cli
 from bingo_pl.errors import BingoError
-from data_modules import checking, volume
-from data_modules.checking import Checkup
+from data_modules import volume
+from data_modules.checking import check as checking
+from data_modules.checking.check import Checkup
 from data_modules.problems import Severity
 from data_modules.reading import read_image
 

@@ -26,7 +26,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 (DATA,) = map(Path, data_modules.__path__)
 FILES = {
     **{".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file in SOURCE.rglob("*.py")},
-    **{f"data_modules.{file.stem}": file for file in DATA.glob("*.py")},
+    **{".".join(file.relative_to(DATA.parent).with_suffix("").parts): file for file in DATA.rglob("*.py")},
 }
 MODULES = {name: file for name, file in FILES.items() if file.stem != "__init__"}
 

@@ -13,7 +13,7 @@ from bingo_pl import config as settings
 from bingo_pl.errors import BingoError
 from data_modules.learn2reg import Learn2RegDataModule
 from data_modules.pairing import CrossSubjectSampler
-from data_modules.phantom import write_cohort
+from data_modules.phantoms.cohorts import write_cohort
 
 SHAPE = (12, 10, 12)
 

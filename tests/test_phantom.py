@@ -10,8 +10,10 @@ import pytest
 import SimpleITK as sitk
 
 from bingo_pl.errors import BingoError
-from data_modules import phantom, phantom_brain, phantom_cardiac
-from data_modules.phantom_heart import LEFT, MYOCARDIUM, RIGHT
+from data_modules.phantoms import brain as phantom_brain
+from data_modules.phantoms import cardiac as phantom_cardiac
+from data_modules.phantoms import cohorts as phantom
+from data_modules.phantoms.heart import LEFT, MYOCARDIUM, RIGHT
 
 SPACING = {"mscmr": 1.8, "brats": 4.0, "manifest": 2.7}
 

@@ -32,7 +32,7 @@ from bingo_pl.sweeps import trials as sweeping
 from bingo_pl.sweeps.local import run_local
 from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
-from data_modules import checking
+from data_modules.checking import check as checking
 from data_modules.group_manifest import read_group
 from data_modules.preprocess import Member
 

@@ -1,4 +1,4 @@
-"""Sweeps: their files, the command of each trial, and sweeps on W&B. `local_sweep` runs the same file without it."""
+"""Sweeps: their files, the command of each trial, and sweeps on W&B. `sweeps.local` runs the same file without it."""
 
 from __future__ import annotations
 

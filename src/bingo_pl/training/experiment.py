@@ -30,7 +30,7 @@ from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_
 from bingo_pl.training.task import Optimisation, RegistrationTask
 from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
-from data_modules.phantom import ensure_cohort
+from data_modules.phantoms.cohorts import ensure_cohort
 
 FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
 FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", "trainer.appearance_rate")

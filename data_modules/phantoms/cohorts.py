@@ -1,7 +1,7 @@
 """Synthetic cohorts in the layouts of the real datasets, for people who have no data yet.
 
 `ensure_cohort` makes a cohort once, in the user's cache; `write_cohort` makes one anywhere. Anatomy and physics are
-in `phantom_cardiac`, `phantom_brain` and `phantom_mr`. The same arguments give the same voxels, and a subject does not
+in `cardiac`, `brain` and `mr`. The same arguments give the same voxels, and a subject does not
 depend on how many others there are.
 """
 
@@ -21,14 +21,17 @@ from rich.progress import track
 from scipy.spatial.transform import Rotation
 
 from bingo_pl.errors import BingoError, unknown_name
-from data_modules import phantom_abdomen, phantom_anatomy, phantom_brain, phantom_cardiac
+from data_modules.phantoms import abdomen as phantom_abdomen
+from data_modules.phantoms import anatomy as phantom_anatomy
+from data_modules.phantoms import brain as phantom_brain
+from data_modules.phantoms import cardiac as phantom_cardiac
 
 VERSION = 1
 """Part of the cache key: raise it when the same arguments give other voxels."""
 
 README = """These images are SYNTHETIC. They show no person.
 
-bingo_pl computed them (data_modules/phantom.py): drawn anatomy, typical relaxation times, the signal equations of the
+bingo_pl computed them (data_modules/phantoms): drawn anatomy, typical relaxation times, the signal equations of the
 sequences. They are for demonstrations, tests and benchmarks of registration, and they say nothing about patients.
 
 dataset {dataset}, {subjects} subjects, seed {seed}, spacing {spacing} mm, version {version}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bingo_pl.errors import BingoError, unknown_name
 from data_modules.base import SPLITS, some
-from data_modules.listing import FORMATS, Finding, Group, Listing, ending, foreign
+from data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
 from data_modules.manifest import COLUMNS, ManifestDataModule
 from data_modules.preprocess import Case, Member
 from data_modules.problems import Problem
@@ -70,7 +70,7 @@ def _table_problems(table: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _group_problems(name: str, lines: pd.DataFrame) -> Iterator[Problem]:
-    """Of a group's lines alone; what its images show together is for `data_modules.checking`."""
+    """Of a group's lines alone; what its images show together is for `data_modules.checking.check`."""
     member = Member("", Path())
     try:
         Case(name, name, (member, member))

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_modules.listing import FORMATS, Finding, Group, Listing, ending, foreign
+from data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
 from data_modules.preprocess import Member
 from data_modules.problems import Problem
 

@@ -1,4 +1,4 @@
-"""A synthetic heart, from the valves to the apex; coordinates are those of `phantom_cardiac`."""
+"""A synthetic heart, from the valves to the apex; coordinates are those of `cardiac`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.phantom_mr import Array, Points, Scene, coverage, ellipse, turn
+from data_modules.phantoms.mr import Array, Points, Scene, coverage, ellipse, turn
 
 MYOCARDIUM, LEFT, RIGHT = 200, 500, 600  # label ids of the MS-CMRSeg challenge
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_modules.phantom_chest import Chest
-from data_modules.phantom_heart import Heart
-from data_modules.phantom_mr import (
+from data_modules.phantoms.chest import Chest
+from data_modules.phantoms.heart import Heart
+from data_modules.phantoms.mr import (
     Array,
     Points,
     SmoothField,

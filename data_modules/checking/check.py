@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bingo_pl.errors import BingoError
-from data_modules.folder_listing import list_folder, role_of
-from data_modules.group_pitfalls import Seen, cohort_findings, group_findings
-from data_modules.listing import FORMATS, Finding, Listing, ending
-from data_modules.manifest_listing import list_manifest
-from data_modules.mending import mend
-from data_modules.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
+from data_modules.checking.folder_listing import list_folder, role_of
+from data_modules.checking.group_pitfalls import Seen, cohort_findings, group_findings
+from data_modules.checking.listing import FORMATS, Finding, Listing, ending
+from data_modules.checking.manifest_listing import list_manifest
+from data_modules.checking.mending import mend
+from data_modules.checking.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
 from data_modules.problems import Mend, Problem, Severity, found
 from data_modules.volume import Volume, open_volume
 

@@ -1,6 +1,6 @@
 """The inside of a synthetic chest, as the short-axis plane cuts it: what surrounds the heart.
 
-Coordinates are those of `phantom_cardiac`. The plane is oblique: left in the image is the front of the body, right
+Coordinates are those of `cardiac`. The plane is oblique: left in the image is the front of the body, right
 is its back, down is the belly.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_modules.phantom_mr import Array, Points, Scene, coverage, ellipse, turn
+from data_modules.phantoms.mr import Array, Points, Scene, coverage, ellipse, turn
 
 
 class Chest:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 
-from data_modules.listing import Finding, Group, Listing
+from data_modules.checking.listing import Finding, Group, Listing
 from data_modules.problems import Problem
 from data_modules.reading import other_grid
 from data_modules.volume import Volume, corner_distance_mm, voxel_size_mm

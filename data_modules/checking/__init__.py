@@ -1,0 +1,1 @@
+"""Looking at every file before anything is trained or registered: the work behind ``bingo check``."""
