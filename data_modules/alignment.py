@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import SimpleITK as sitk
@@ -40,7 +41,8 @@ def align(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> Align
     start_cost = _cost(fixed, moving, start)
     result = type(start)(start)
     try:
-        _registration(result).Execute(fixed, moving)
+        with _one_thread():
+            _registration(result).Execute(fixed, moving)
     except RuntimeError as error:  # the images left each other
         return Alignment(start, -start_cost, -start_cost, " ".join(str(error).split()))
     cost = _cost(fixed, moving, result)
@@ -55,9 +57,8 @@ def best_start(fixed: sitk.Image, moving: sitk.Image, starts: Sequence[sitk.Tran
 
 
 def _registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
-    """A registration that changes ``transform`` in place; one thread and a seed, so that it repeats."""
+    """A registration that changes ``transform`` in place, with a seed, so that it repeats on `_one_thread`."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(SAMPLED_SHARE, SAMPLING_SEED)
@@ -73,6 +74,18 @@ def _registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
 def _cost(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
     """Negative mutual information; infinite where the images do not overlap."""
     try:
-        return float(_registration(transform).MetricEvaluate(fixed, moving))
+        with _one_thread():
+            return float(_registration(transform).MetricEvaluate(fixed, moving))
     except RuntimeError:
         return float("inf")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads add up the metric in an order that changes; its own setting of their number does not reach it."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
