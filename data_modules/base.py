@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +28,7 @@ from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from data_modules.cache import CachedGroup, GroupCache, load_group
 from data_modules.preprocess import Case, Preprocessing
-from data_modules.sampling import EqualSizeSampler, Repeated
+from data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -42,8 +42,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     """A cohort of image groups.
 
     Groups are cached as the files have them; each batch is misaligned by random free-form deformations on the device.
-    Use with ``Trainer(use_distributed_sampler=False)``: the ranks share training batches here, while validation and
-    test run on all groups on every rank.
+    Use with ``Trainer(use_distributed_sampler=False)``: the ranks share training and validation here, while the test
+    runs on all groups on every rank.
     """
 
     layout: ClassVar[str]
@@ -174,11 +174,13 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[GroupBatch]:
         """Shuffled batches of groups with equal N, each group once an epoch."""
-        return self._loader(self._dataset("train"), self._sampler("train", self.seed, *_rank()))
+        return ResumableLoader(self._dataset("train"), self._sampler("train", self.seed, *_rank()), self.workers)
 
     def val_dataloader(self) -> DataLoader[GroupBatch]:
-        """Batches of groups with equal N in a fixed order."""
-        return self._loader(self._dataset("val"), self._sampler("val", None))
+        """Batches of groups with equal N in a fixed order. Ranks take them in turn; where they are fewer, each all."""
+        batches = list(self._sampler("val", None))
+        rank, world_size = _rank()
+        return self._loader(self._dataset("val"), batches[rank::world_size] if len(batches) >= world_size else batches)
 
     def test_dataloader(self) -> DataLoader[GroupBatch]:
         """Each group ``draws_per_test_group`` times, alone in its batch, named ``name#k``."""
@@ -270,7 +272,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         sizes = [group.size for group in self.groups[split]]
         return EqualSizeSampler(sizes, self.batch_size, shuffle_seed, rank, world_size)
 
-    def _loader(self, dataset: Dataset[GroupBatch], sampler: Sampler[list[Any]]) -> DataLoader[GroupBatch]:
+    def _loader(self, dataset: Dataset[GroupBatch], sampler: Iterable[list[Any]]) -> DataLoader[GroupBatch]:
         return DataLoader(
             dataset,
             batch_sampler=sampler,

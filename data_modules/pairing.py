@@ -21,8 +21,7 @@ class CrossSubjectSampler(Sampler[list[Pair]]):
     """Batches of pairs of an image of either modality, of different people.
 
     Each image of the modality that has more is in one pair an epoch; its partner is any of the other modality's. Both
-    the pairs and their order are functions of the seed and the epoch; ranks take batches in turn as in
-    `EqualSizeSampler`.
+    the pairs and their order are functions of the seed and the epoch; ranks share each batch as in `EqualSizeSampler`.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class CrossSubjectSampler(Sampler[list[Pair]]):
         self.swap = many is second
         self.seed = seed
         self.batches = EqualSizeSampler([2] * len(many), batch_size, seed, rank, world_size)
-        self.sampler = self  # Lightning sets the epoch of `batch_sampler.sampler`
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the pairs and their order of the next iteration."""

@@ -11,7 +11,8 @@ from bingo_pl import BingoError
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.attention_unet import AttResUNet
-from bingo_pl.methods.baselines import SIMILARITIES, Amortised, Descent, Iterative, Refined, Similarity
+from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
+from bingo_pl.methods.objective import SIMILARITIES, Similarity
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose

@@ -10,8 +10,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from benchmarks import speed, speed_cases
 from benchmarks.references import AntsToMean, ElastixGroupwise, Reference, from_ants, from_elastix, tool
 from bingo_pl import BingoError, GroupBatch
+from bingo_pl.config import load
 from bingo_pl.evaluation.metrics import warping_residual
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.misalign import misalign
@@ -120,6 +122,25 @@ def test_the_inverse_undoes_the_displacement_and_no_file_is_left(
     assert not list(tmp_path.iterdir())  # what the tools write on the way is gone
     there_and_back = compose(result.displacement.flatten(0, 1), result.inverse.flatten(0, 1))[None]
     assert length(interior(there_and_back)) < 0.05  # voxels; a field added to itself would be about 2
+
+
+def test_the_timed_references_compute_what_we_compute() -> None:
+    """MONAI's warp and integration, and VoxelMorph's where it is installed, which fills the outside with zeros."""
+    (warped, _, _, _, integrated, _) = speed_cases.spatial_cases(load("mscmr_phantom"))
+    for case, tolerance in ((warped, 1e-4), (integrated, 1e-3)):
+        for tensor in (call() for call in case.references.values()):
+            inside = (..., slice(12, -12), slice(12, -12))
+            torch.testing.assert_close(case.ours()[inside], tensor[inside], atol=tolerance, rtol=0)
+
+
+def test_a_row_has_ratios_and_the_nearer_limit() -> None:
+    """A plain copy is as fast as itself, to within the noise of any machine, and bound by memory."""
+    copy = speed.plain_copy(2**24)
+    case = speed_cases.Case("copy", "4 M", copy, {"MONAI": lambda: [copy() for _ in range(50)]}, 2**24, 0)
+    row = speed.measure(case, rounds=1)
+    assert row["bound"] == "memory"
+    assert row["MONAI ratio"] > 2
+    assert len(speed.markdown([row]).splitlines()[2].split("|")) == len(speed.HEAD[0].split("|"))
 
 
 def reference(package: str) -> Reference:

@@ -11,8 +11,11 @@ import torch
 from bingo_pl import BingoError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import DomainNorm, VelocityHead
+from bingo_pl.methods.objective import Similarity
+from bingo_pl.methods.posterior import ExpertSums, Gaussian
+from bingo_pl.methods.similarity import ape
 from bingo_pl.seeding import generator
-from bingo_pl.spatial import compose
+from bingo_pl.spatial import compose, identity, warp
 
 from .conftest import GroupMaker
 
@@ -72,6 +75,39 @@ def test_one_network_registers_groups_of_any_size_and_make_up(
     result = model(make_group(modalities=modalities))
     assert result.displacement.shape == (2, len(modalities), 2, 32, 32)
     assert torch.isfinite(result.displacement).all()
+
+
+def test_a_scale_with_two_velocities_goes_on_from_the_first(make_group: GroupMaker) -> None:
+    """Each level's velocity is what `own_expert` and `predict` give when all before is composed anew."""
+    torch.manual_seed(0)
+    bingo = Bingo(2, 3, CHANNELS, (1, 1, 0, 0), head_depth=1).eval()
+    for head in bingo.heads:
+        assert isinstance(head, VelocityHead)
+        torch.nn.init.normal_(head.velocity.weight, std=100)  # the features of a network without statistics are small
+    batch = make_group(groups=1)
+    result = bingo(batch)
+    features = bingo.encoder(batch.images[0], [1, 1, 1])
+    drawn: list[torch.Tensor] = []
+    for level, velocity in enumerate(result.velocities):
+        own = bingo.own_expert(features[bingo.velocity_scales[level]], drawn)
+        sums = ExpertSums.of(Gaussian(own.mean[None], own.variance[None]))
+        mean, _ = bingo.predict(level, sums.posterior().mean[0].expand_as(own.mean), own.mean)
+        drawn.append(mean - mean.mean(0))
+        # Displacements of voxels in single precision, through a network.
+        torch.testing.assert_close(velocity.mean[0], drawn[-1], atol=1e-4, rtol=0)
+        assert velocity.mean.abs().max() > 0.05
+
+
+def test_both_ways_through_the_last_convolution_give_the_same(make_group: GroupMaker) -> None:
+    """A variance that does not reach the features is computed apart, but only where there are gradients."""
+    bingo = moving(velocity_noise=False)
+    batch = make_group()
+    apart = bingo(batch).velocities
+    with torch.no_grad():
+        together = bingo(batch).velocities
+    for first, second in zip(apart, together, strict=True):
+        torch.testing.assert_close(first.mean, second.mean, atol=1e-5, rtol=0)
+        torch.testing.assert_close(first.variance, second.variance)
 
 
 @torch.no_grad()
@@ -137,6 +173,20 @@ def test_the_draw_depends_on_the_generator_alone(make_group: GroupMaker) -> None
     first, again, other = terms(0), terms(0), terms(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["reconstruction"], other["reconstruction"])
+
+
+def test_a_similarity_joins_the_elbo_and_changes_none_of_its_terms(make_group: GroupMaker) -> None:
+    batch = make_group()
+    plain, hybrid = moving(), moving(similarity=Similarity("ape", bins=16))
+    terms = [bingo.loss(batch, bingo(batch, generator(0)), generator(1)) for bingo in (plain, hybrid)]
+    assert {name: terms[1][name] for name in terms[0]} == terms[0]
+    displacement = hybrid(batch, generator(0)).displacement
+    registered = warp(batch.images.flatten(0, 1), displacement.flatten(0, 1)).unflatten(0, (2, 3))
+    points = identity(batch.shape, displacement) + displacement
+    inside = ((points > -0.5) & (points < 31.5)).all(2, keepdim=True).all(1, keepdim=True)
+    torch.testing.assert_close(terms[1]["similarity"], ape(registered, inside, bins=16).mean())
+    terms[1]["similarity"].backward()
+    assert all(p.grad is not None and p.grad.abs().any() for p in hybrid.heads.parameters())
 
 
 def test_identical_images_of_one_modality_have_no_intrinsic_dissimilarity(model: Bingo, make_group: GroupMaker) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
@@ -22,7 +23,7 @@ from data_modules import base
 from data_modules.base import GroupDataModule, Split
 from data_modules.cache import CachedGroup, load_group
 from data_modules.preprocess import Case, Member
-from data_modules.sampling import EqualSizeSampler
+from data_modules.sampling import EqualSizeSampler, ResumableLoader
 
 SHAPE = (12, 10)
 SPACING = torch.tensor([[1.5, 0.5]])
@@ -194,13 +195,33 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_share_the_batches_in_equal_steps(world_size: int) -> None:
-    whole = batches(EqualSizeSampler(SIZES, 2, 0))
+def test_ranks_together_make_the_batches_of_one_process(world_size: int) -> None:
+    whole = batches(EqualSizeSampler(SIZES, 2 * world_size, 0))
     shards = [batches(EqualSizeSampler(SIZES, 2, 0, rank, world_size)) for rank in range(world_size)]
-    drawn = Counter(tuple(batch) for shard in shards for batch in shard)
-    assert len({len(shard) for shard in shards}) == 1
-    assert set(drawn) == {tuple(batch) for batch in whole}
-    assert sum(drawn.values()) - len(whole) < world_size  # repeated only to fill the last round
+    for batch, *parts in zip(whole, *shards, strict=True):
+        together = [i for part in parts for i in part]
+        assert set(together) == set(batch)
+        assert len(together) == max(len(batch), world_size), "repeated only where there are fewer groups than ranks"
+        assert {len(part) for part in parts} <= {len(together) // world_size, -(-len(together) // world_size)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_epoch_goes_on_behind_the_batches_that_were_given(root: Path, workers: int) -> None:
+    def names(loader: DataLoader[GroupBatch], epoch: int) -> Iterator[tuple[str, ...]]:
+        loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # as Lightning does
+        return (batch.names for batch in loader)
+
+    data = prepared(root, batch_size=2, workers=workers)
+    whole = [list(names(data.train_dataloader(), epoch)) for epoch in (3, 4)]
+    interrupted, resumed = (cast(ResumableLoader, data.train_dataloader()) for _ in range(2))
+    begun = names(interrupted, 3)
+    assert next(begun) == whole[0][0]
+    resumed.load_state_dict(interrupted.state_dict())
+    assert list(names(resumed, 3)) == whole[0][1:]
+    assert list(names(resumed, 4)) == whole[1], "the next epoch is whole again"
+    del begun
+    with pytest.raises(BingoError, match=r"after 1 of an epoch's 2 batches, which are 4 now.*best\.ckpt"):
+        cast(ResumableLoader, prepared(root, batch_size=1).train_dataloader()).load_state_dict(interrupted.state_dict())
 
 
 def alone(batch: GroupBatch, b: int) -> GroupBatch:

@@ -76,15 +76,14 @@ cli.main()
 
 @pytest.mark.slow
 def test_a_training_killed_amid_an_epoch_ends_the_same(folder: Path, whole: Path) -> None:
-    values = [f"{key}={value}" for key, value in config.leaves(settings(folder, "killed")) if value is not None]
+    (folder / "killed.yaml").write_text(config.to_yaml(settings(folder, "killed")))
     command = [
         sys.executable,
         "-c",
         SUICIDE.format(threads=torch.get_num_threads()),
         "train",
-        "manifest",
+        str(folder / "killed.yaml"),
         "--continue",
-        *values,
     ]
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
     run = folder / "runs" / "killed"

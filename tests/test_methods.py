@@ -48,6 +48,7 @@ def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
         (["method=ape", "iterative.transform=velocty"], "Did you mean 'velocity'"),
         (["method=ape", "refine.steps=3"], "optimises already"),
         (["refine.steps=3", "refine.similarity=mi"], "unknown similarity 'mi'"),
+        (["model.similarity=mi"], "unknown similarity 'mi'"),
         (["refine.steps=-3"], "refine.steps=-3: wanted no negative"),
         (["method=ape", "iterative.levels=0"], "iterative.levels=0: wanted at least one"),
         (["method=ape", "iterative.learning_rate=-1"], "iterative.learning_rate=-1.0: wanted a positive"),

@@ -10,9 +10,10 @@ import torch
 from bingo_pl import GroupBatch
 from bingo_pl.evaluation.metrics import warping_residual
 from bingo_pl.evaluation.uncertainty import belongs, disagreement, displacement_uncertainty, negative_log_likelihood
-from bingo_pl.methods.baselines import Descent, Iterative, Refined, Similarity
+from bingo_pl.methods.baselines import Descent, Iterative, Refined
 from bingo_pl.methods.bingo import Bingo, BingoRegistration
 from bingo_pl.methods.networks import VelocityHead
+from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.posterior import Gaussian
 from bingo_pl.seeding import generator
 from bingo_pl.training.task import truth_loss

@@ -37,7 +37,7 @@ class DataConfig:
     splits: list[int] = field(default_factory=lambda: [18, 7, 20])
     """Subjects for training, validation and test (`manifest` has a column for it)."""
     batch_size: int = 20
-    """Groups in a training step."""
+    """Groups that each process has at once in training."""
     images_per_step: int | None = None
     """Partial learning: each step draws this many images of each group. Null: complete groups."""
     ffd_spacings: list[float] = field(default_factory=lambda: [5.0, 10.0, 15.0, 20.0])
@@ -76,6 +76,8 @@ class ModelConfig:
     """Sample velocities in training."""
     cross_reconstruction: float = 0.0
     """Probability that a step decodes each image from another image's expert."""
+    similarity: str = ""
+    """Of the registered images, minimised beside the ELBO: ape, cte or x_coreg. Empty, as in the paper: none."""
 
 
 @dataclass
@@ -89,7 +91,7 @@ class WeightConfig:
     kl_structure: float = 300.0
     """Intrinsic dissimilarity, Eq. (6)."""
     similarity: float = 1.0
-    """APE, CTE or X-CoReg of the registered images, of the methods that minimise one."""
+    """APE, CTE or X-CoReg of the registered images, of the methods that minimise one (BInGo: `model.similarity`)."""
     bending: float = 10.0
     """Bending energy of their velocities; alpha in the paper, where its value is not given."""
     truth: float = 0.0
@@ -158,9 +160,15 @@ class TrainerConfig:
     accelerator: str = "auto"
     """Lightning accelerator: auto, cpu, gpu, ..."""
     devices: int = 1
-    """Number of devices."""
+    """Processes, each with a device; a step is made of ``data.batch_size`` groups of each."""
     precision: str = "32-true"
-    """Lightning precision."""
+    """32-true, 16-mixed or bf16-mixed: convolutions in half precision, all else in single."""
+    accumulate_grad_batches: int = 1
+    """Batches that a step of the optimiser is made of. Batch norms see one at a time."""
+    gradient_checkpointing: bool = False
+    """Keep few activations of BInGo for the backward pass, which computes the others again."""
+    checkpoint_minutes: float = 10.0
+    """Between checkpoints within an epoch; there is one after every epoch anyway."""
     validate_every: int = 1
     """Epochs between validations."""
 

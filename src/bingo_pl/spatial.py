@@ -7,8 +7,8 @@ edge to voxel edge, so that a stride-16 feature stays above the 16 voxels it was
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,14 +37,14 @@ def sample(image: Tensor, points: Tensor, mode: str = "bilinear", padding: Paddi
     Returns:
         (K, C, *T).
     """
-    grid = _unit_grid(points, _unit_scale(image, points.dtype))
+    grid = _unit_grid(points, _unit_scale(image.shape[2:], points))
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
-def _unit_scale(image: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _unit_scale(shape: Shape, like: Tensor) -> Tensor:
     """Voxels to the units of grid_sample, whose grids span [-1, 1]: (D, 1, ...)."""
-    last = torch.tensor([max(size - 1, 1) for size in image.shape[2:]], dtype=dtype or image.dtype, device=image.device)
-    return (2 / last).reshape(-1, *[1] * len(last))
+    units = [2 / max(size - 1, 1) for size in shape]
+    return torch.tensor(units, dtype=like.dtype, device=like.device).reshape(-1, *[1] * len(units))
 
 
 def _unit_grid(points: Tensor, scale: Tensor) -> Tensor:
@@ -61,8 +61,21 @@ def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear", padding: P
         mode: ``"bilinear"`` or ``"nearest"``.
         padding: ``"border"`` for images, ``"zeros"`` for features.
     """
-    points = identity(displacement.shape[2:], displacement) + displacement
-    return sample(image, points, mode, padding)
+    grid = _displaced_grid(displacement, image.shape[2:])
+    return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _displaced_grid(displacement: Tensor, shape: Shape) -> Tensor:
+    """Where a displacement (K, D, *T) points to in an image of ``shape``, as grid_sample reads it: (K, *T, D).
+
+    Axis by axis, and with the components apart in memory, grid_sample and the backward pass have least to do.
+    """
+    components = []
+    for axis, (part, size) in enumerate(zip(displacement.unbind(1), shape, strict=True)):
+        unit = 2 / max(size - 1, 1)
+        own = torch.arange(part.shape[1 + axis], dtype=part.dtype, device=part.device) * unit - 1
+        components.append(torch.add(own.reshape(-1, *[1] * (len(shape) - 1 - axis)), part, alpha=unit))
+    return torch.stack(components[::-1], dim=1).movedim(1, -1)
 
 
 def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
@@ -82,14 +95,52 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
         velocity: (K, D, *S) stationary velocity, voxels per unit time. ``integrate(-velocity)`` is the inverse.
         steps: squarings; the error is of first order in ``2 ** -steps``.
     """
-    # In the units and axis order of grid_sample throughout, so that no squaring has to convert.
-    scale = _unit_scale(velocity)
-    start = _unit_grid(identity(velocity.shape[2:], velocity)[None], scale)
-    displacement = (velocity * (scale / 2**steps)).flip(1)
+    return integrate_all([velocity], velocity.shape[2:], steps)
+
+
+def _run(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    return function(*inputs)
+
+
+def integrate_all(
+    velocities: Sequence[Tensor], shape: Shape, steps: int = 7, run: Callable[..., Tensor] = _run
+) -> Tensor:
+    """The displacement of ``exp(v_1) o exp(v_2) o ...`` on one grid: `resize_displacement`, `integrate`, `compose`.
+
+    It stays in the units and axis order of grid_sample, to which the small velocities are converted, and so has half as
+    many passes over the large fields as these functions by themselves.
+
+    Args:
+        velocities: at least one, (K, D, *s) each, s its own.
+        shape: *S of the result.
+        steps: squarings.
+        run: calls what it is given on the rest of its arguments: the squarings of each velocity. A caller that is short
+            of memory has the backward pass compute them again.
+
+    Returns:
+        (K, D, *S).
+    """
+    like = velocities[0]
+    scale = _unit_scale(shape, like)
+    start = _unit_grid(identity(shape, like)[None], scale)
+    whole = None
+    for velocity in velocities:
+        small = (velocity * (_ratios(velocity, shape) * scale / 2**steps)).flip(1)
+        displacement = run(_square, resize(small, shape), start, steps)
+        whole = displacement if whole is None else _compose_in_units(whole, displacement, start)
+    assert whole is not None
+    return whole.flip(1) / scale
+
+
+def _square(displacement: Tensor, start: Tensor, steps: int) -> Tensor:
     for _ in range(steps):
-        grid = start + displacement.movedim(1, -1)
-        displacement = displacement + F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
-    return displacement.flip(1) / scale
+        displacement = _compose_in_units(displacement, displacement, start)
+    return displacement
+
+
+def _compose_in_units(outer: Tensor, inner: Tensor, start: Tensor) -> Tensor:
+    grid = start + inner.movedim(1, -1)
+    return F.grid_sample(outer, grid, padding_mode="border", align_corners=True).add_(inner)
 
 
 def invert(displacement: Tensor, iterations: int = 30) -> Tensor:
@@ -117,9 +168,13 @@ def halve(image: Tensor) -> Tensor:
 
 def resize_displacement(displacement: Tensor, shape: Shape) -> Tensor:
     """`resize` for displacements and velocities, whose values scale with the number of voxels."""
+    return resize(displacement * _ratios(displacement, shape), shape)
+
+
+def _ratios(displacement: Tensor, shape: Shape) -> Tensor:
+    """Voxels of the grid ``shape`` per voxel of (K, D, *S): (D, 1, ...)."""
     ratios = [new / old for new, old in zip(shape, displacement.shape[2:], strict=True)]
-    scale = torch.tensor(ratios, dtype=displacement.dtype, device=displacement.device)
-    return resize(displacement, shape) * scale.reshape(-1, *[1] * len(ratios))
+    return torch.tensor(ratios, dtype=displacement.dtype, device=displacement.device).reshape(-1, *[1] * len(ratios))
 
 
 def jacobian(displacement: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bingo_pl.methods.batch_norm import SharedBatchNorm
 from bingo_pl.methods.networks import CONV, SLOPE
 
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -61,9 +61,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, dims: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.first = CONV[dims](inputs, outputs, 3, padding=1, bias=False)
-        self.first_norm = NORM[dims](outputs)
+        self.first_norm = SharedBatchNorm(outputs)
         self.second = CONV[dims](outputs, outputs, 3, padding=1, bias=False)
-        self.second_norm = NORM[dims](outputs)
+        self.second_norm = SharedBatchNorm(outputs)
         self.skip = CONV[dims](inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class AttentionGate(nn.Module):
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         inner = channels // 2
-        self.of_skip = nn.Sequential(CONV[dims](channels, inner, 1, bias=False), NORM[dims](inner))
-        self.of_below = nn.Sequential(CONV[dims](channels, inner, 1, bias=False), NORM[dims](inner))
-        self.attention = nn.Sequential(CONV[dims](inner, 1, 1, bias=False), NORM[dims](1))
+        self.of_skip = nn.Sequential(CONV[dims](channels, inner, 1, bias=False), SharedBatchNorm(inner))
+        self.of_below = nn.Sequential(CONV[dims](channels, inner, 1, bias=False), SharedBatchNorm(inner))
+        self.attention = nn.Sequential(CONV[dims](inner, 1, 1, bias=False), SharedBatchNorm(1))
 
     def forward(self, skip: Tensor, below: Tensor) -> Tensor:
         """Both (B, C, *s) -> the skip, weighted between 0 and 1 at each voxel."""

@@ -11,22 +11,13 @@ from torch import Tensor
 
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError
 from bingo_pl.methods.attention_unet import AttResUNet
+from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.methods.regularity import bending_energy
-from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
-from bingo_pl.spatial import compose, integrate, resize, resize_displacement, warp
+from bingo_pl.spatial import compose, integrate, resize, resize_displacement
 
-
-def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
-    return x_coreg(images, em_posterior(images, mask, bins), mask, bins)
-
-
-SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
-"""Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
-VOXEL_SHARE = {2: 1.0, 3: 0.1}
-"""Share of the voxels that a random draw of the similarity looks at, by D (X-metric)."""
 SMALLEST_LEVEL = 4
 """Voxels along an axis of the coarsest pyramid level."""
 SMALLEST_SLOPE = 1e-3
@@ -43,30 +34,6 @@ class VelocityRegistration(Registration):
     @classmethod
     def of(cls, velocity: Tensor, squarings: int) -> VelocityRegistration:
         return cls(_integrate(velocity, squarings), _integrate(-velocity, squarings), velocity)
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """A groupwise similarity as it is estimated.
-
-    Raises:
-        BingoError: there is no such similarity, or it has too few bins.
-    """
-
-    name: str
-    """In `SIMILARITIES`."""
-    bins: int = BINS
-    """Of the histograms, over the range of an image."""
-
-    def __post_init__(self) -> None:
-        if self.name not in SIMILARITIES:
-            raise unknown_name("similarity", self.name, SIMILARITIES)
-        if self.bins < 2:
-            raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
-
-    def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised."""
-        return SIMILARITIES[self.name](images, mask, self.bins)
 
 
 class SimilarityRegistrar(Registrar):
@@ -88,28 +55,8 @@ class SimilarityRegistrar(Registrar):
         """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
         assert isinstance(result, VelocityRegistration)
         share = VOXEL_SHARE[len(batch.shape)]
-        similarity = self.measure(batch.images, result.displacement, share, generator)
+        similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
         return {"similarity": similarity.mean(), "bending": group_bending(result.velocity) / batch.groups}
-
-    def measure(self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-        """The similarity (B,) of registered images, over the overlap of their sampling domains.
-
-        Not over the overlap of their foregrounds as well: it ends where an image's outline does, and so hides how far
-        the outlines are apart.
-
-        Args:
-            images: (B, N, 1, *S).
-            displacement: (B, N, D, *S).
-            share: of the voxels to look at.
-            generator: draws these voxels; None looks at all.
-        """
-        flat = displacement.flatten(0, 1)
-        group = displacement.shape[:2]
-        registered = warp(images.flatten(0, 1), flat).unflatten(0, group)
-        domain = torch.ones_like(flat[:, :1])
-        inside = warp(domain, flat.detach(), mode="nearest", padding="zeros") > 0.5
-        overlap = inside.unflatten(0, group).all(1, keepdim=True)
-        return self.similarity(*sample_voxels(registered, overlap, share, generator))
 
 
 @dataclass(frozen=True)
@@ -187,7 +134,7 @@ class Iterative(SimilarityRegistrar):
     def _energy(
         self, images: Tensor, share: float, stride: int, generator: torch.Generator, velocity: Tensor
     ) -> Tensor:
-        similarity = self.measure(images, _integrate(velocity, self.squarings), share, generator).sum()
+        similarity = self.similarity.of_registered(images, _integrate(velocity, self.squarings), share, generator).sum()
         # In voxels of stride s a velocity is s times smaller and its second derivatives are s times larger.
         return similarity + self.stiffness / stride**2 * group_bending(velocity)
 
@@ -226,7 +173,9 @@ class Refined(SimilarityRegistrar):
 
             def energy(velocity: Tensor) -> Tensor:
                 whole = compose_groups(displacement, _integrate(velocity, self.squarings))
-                return self.measure(images, whole, share, generator).sum() + self.stiffness * group_bending(whole)
+                return self.similarity.of_registered(
+                    images, whole, share, generator
+                ).sum() + self.stiffness * group_bending(whole)
 
             velocity = self.descent.minimise(energy, torch.zeros_like(displacement))
         return VelocityRegistration(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,10 +14,12 @@ from torch import Tensor, nn
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead
+from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
+from bingo_pl.methods.recomputation import recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.methods.regularity import velocity_kl
-from bingo_pl.spatial import Shape, compose, integrate, resize_displacement, warp
+from bingo_pl.spatial import Shape, compose, integrate_all, resize_displacement, warp
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Bingo(Registrar):
         cross_reconstruction: probability a training step decodes every image from another image's expert, which is
             a draw from the arithmetic mean of Eq. (4), instead of from the joint posterior. It keeps a modality from
             hiding in channels of its own.
+        similarity: of the registered images, minimised beside the ELBO; None, as in the paper: no such term.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Bingo(Registrar):
         second_pass: bool = True,
         velocity_noise: bool = True,
         cross_reconstruction: float = 0.0,
+        similarity: Similarity | None = None,
     ) -> None:
         super().__init__()
         _check_architecture(channels, velocity_scales)
@@ -75,6 +78,7 @@ class Bingo(Registrar):
         self.second_pass = second_pass
         self.velocity_noise = velocity_noise
         self.cross_reconstruction = cross_reconstruction
+        self.similarity = similarity
         self.encoder = Encoder(dims, modalities, channels)
         self.decoder = Decoder(dims, modalities, [width // 2 for width in channels])
         prior_variance = 1 / (smoothness * 2 * dims)
@@ -97,8 +101,10 @@ class Bingo(Registrar):
         noise = generator if self.velocity_noise else None
         velocities: list[Gaussian] = []
         drawn: list[Tensor] = []
+        moved: Tensor | None = None
         for level, scale in enumerate(self.velocity_scales):
-            own = self.own_expert(features[scale], drawn)
+            moved = self._move_on(moved, drawn, features[scale].shape[2:])
+            own = _expert_through(features[scale], moved)
             common = ExpertSums.of(order.unsort_all(own)).posterior().mean
             mean, log_variance = self.predict(level, order.share(common), own.mean)
             mean = order.unsort(mean)
@@ -122,22 +128,27 @@ class Bingo(Registrar):
         Returns:
             (K, C / 2, *s).
         """
-        if velocities:
-            features = warp(features, self.transform(velocities, features.shape[2:]), padding="zeros")
-        return expert(features)
+        return _expert_through(features, self._move_on(None, velocities, features.shape[2:]))
+
+    def _move_on(self, moved: Tensor | None, velocities: Sequence[Tensor], shape: Shape) -> Tensor | None:
+        """`transform`, None without velocities; ``moved`` is that of all but the last, maybe on another grid."""
+        if not velocities:
+            return None
+        if moved is None or moved.shape[2:] != shape:
+            return self.transform(velocities, shape)
+        return compose(moved, self.transform(velocities[-1:], shape))
 
     def predict(self, level: int, common: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (K, D, *s) of a level's velocity, from the group's structure and an image's own.
 
         The mean still moves the group as a whole: that of the group has to be subtracted.
         """
-        mean, log_variance = self.heads[level](common, own)
+        mean, log_variance = recomputed(self.heads[level], common, own)
         return mean.float(), log_variance.float()  # half precision cannot hold a coordinate
 
     def transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
         """phi = phi^1 o ... o phi^L, phi^l = exp(v^l), as a displacement (K, D, *shape) on the grid ``shape``."""
-        levels = [integrate(resize_displacement(velocity, shape), self.squarings) for velocity in velocities]
-        return functools.reduce(compose, levels)
+        return integrate_all(velocities, shape, self.squarings, run=recomputed)
 
     def inverse_transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
         """phi^-1 = exp(-v^L) o ... o exp(-v^1), as `transform`."""
@@ -146,7 +157,10 @@ class Bingo(Registrar):
     def loss(
         self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``."""
+        """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``.
+
+        And ``similarity``, a mean over groups, if there is one.
+        """
         assert isinstance(result, BingoRegistration)
         order = DomainOrder.of(batch.modalities, self.modalities)
         experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
@@ -167,11 +181,16 @@ class Bingo(Registrar):
             velocity_kl(Gaussian(v.mean.flatten(0, 1), v.variance.flatten(0, 1)), self.smoothness)
             for v in result.velocities
         ]
-        return {
+        terms = {
             "reconstruction": F.l1_loss(reconstruction, order.sort(batch.images)),
             "kl_velocity": torch.stack(kl_velocity).mean(),
             "kl_structure": torch.stack(kl_structure).mean(),
         }
+        if self.similarity is not None:
+            share = VOXEL_SHARE[self.dims]
+            measured = self.similarity.of_registered(batch.images, result.displacement, share, generator)
+            terms["similarity"] = measured.mean()
+        return terms
 
     def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
         """``motion``: the velocity heads; ``appearance``: the modalities' norms; ``network``: the shared rest."""
@@ -221,6 +240,10 @@ class Bingo(Registrar):
                 f"coarsest stride, {self.stride}. Pad or crop the images (data.roi), or use fewer scales "
                 "(model.channels)"
             )
+
+
+def _expert_through(features: Tensor, displacement: Tensor | None) -> Gaussian:
+    return expert(features if displacement is None else warp(features, displacement, padding="zeros"))
 
 
 def _check_architecture(channels: Sequence[int], velocity_scales: Sequence[int]) -> None:

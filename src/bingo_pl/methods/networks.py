@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bingo_pl.methods.batch_norm import has_companions, shared_batch_norm
+from bingo_pl.methods.recomputation import is_recomputing, recomputed
 from bingo_pl.spatial import halve, resize
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -22,6 +24,8 @@ SLOPE = 0.1
 
 class DomainNorm(nn.Module):
     """Domain-specific batch normalisation (Chang 2019): statistics, scale and shift of each modality's own.
+
+    In training the statistics are those of the images of all processes.
 
     Args:
         domains: number of modalities.
@@ -42,20 +46,28 @@ class DomainNorm(nn.Module):
 
     def forward(self, x: Tensor, counts: Counts) -> Tensor:
         """Normalise (K, C, *S), K sorted by modality."""
-        parts = [
-            F.batch_norm(
-                part,
-                self.running_mean[domain],
-                self.running_var[domain],
-                self.weight[domain],
-                self.bias[domain],
-                training=self.training,
-                momentum=self.momentum,
-            )
-            for domain, part in enumerate(x.split(list(counts)))
-            if len(part)
-        ]
-        return torch.cat(parts)
+        parts = x.split(list(counts))
+        if self.training and has_companions():
+            running = (self.running_mean, self.running_var)
+            return torch.cat(shared_batch_norm(parts, *running, self.weight, self.bias, self.momentum))
+        means, variances = self.running_mean, self.running_var
+        if is_recomputing():  # they have counted this batch
+            means, variances = means.clone(), variances.clone()
+        return torch.cat(
+            [
+                F.batch_norm(
+                    part,
+                    means[domain],
+                    variances[domain],
+                    self.weight[domain],
+                    self.bias[domain],
+                    training=self.training,
+                    momentum=self.momentum,
+                )
+                for domain, part in enumerate(parts)
+                if len(part)
+            ]
+        )
 
 
 class ConvBlock(nn.Module):
@@ -88,9 +100,14 @@ class DownPath(nn.Module):
         """(K, 1, *S) -> one (K, channels[i], *S / 2**i) for each scale, finest first."""
         features = []
         for scale, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
-            x = second(first(x if scale == 0 else halve(x), counts), counts)
+            x = recomputed(self._stage, x if scale == 0 else halve(x), first, second, counts)
             features.append(x)
         return features
+
+    @staticmethod
+    def _stage(x: Tensor, first: nn.Module, second: nn.Module, counts: Counts) -> Tensor:
+        y: Tensor = second(first(x, counts), counts)
+        return y
 
 
 class UpPath(nn.Module):
@@ -108,11 +125,18 @@ class UpPath(nn.Module):
         x = skips[-1]
         outputs = [x]
         for skip, narrow, first, second in zip(skips[-2::-1], self.narrow, self.first, self.second, strict=True):
-            # The 1x1 convolution commutes with the linear resize; before it, it has 2**D times fewer voxels to visit.
-            x = torch.cat([resize(narrow(x), skip.shape[2:]), skip], dim=1)
-            x = second(first(x, counts), counts)
+            x = recomputed(self._stage, x, skip, narrow, first, second, counts)
             outputs.append(x)
         return outputs[::-1]
+
+    @staticmethod
+    def _stage(
+        x: Tensor, skip: Tensor, narrow: nn.Module, first: nn.Module, second: nn.Module, counts: Counts
+    ) -> Tensor:
+        # The 1x1 convolution commutes with the linear resize; before it, it has 2**D times fewer voxels to visit.
+        x = torch.cat([resize(narrow(x), skip.shape[2:]), skip], dim=1)
+        y: Tensor = second(first(x, counts), counts)
+        return y
 
 
 class Encoder(nn.Module):
@@ -138,7 +162,7 @@ class Decoder(nn.Module):
 
     def forward(self, structure: Sequence[Tensor], counts: Counts) -> Tensor:
         image: Tensor = self.image(self.up(structure, counts)[0])
-        return image
+        return image.to(structure[0].dtype)  # autocast made it half precision
 
 
 class VelocityHead(nn.Module):
@@ -172,8 +196,10 @@ class VelocityHead(nn.Module):
         x = torch.cat([common, own], dim=1)
         for conv in self.convs:
             x = F.leaky_relu(conv(x), SLOPE, inplace=True)
-        seen = (x, x if self.variance_guides else x.detach())
+        if self.variance_guides or not torch.is_grad_enabled():
+            mean, log_variance = self.velocity(x).chunk(2, dim=1)
+            return mean, log_variance
         weights, biases = (parameter.chunk(2) for parameter in self.velocity.parameters())
         convolve = CONVOLVE[x.ndim - 2]
-        mean, log_variance = (convolve(*last, padding=1) for last in zip(seen, weights, biases, strict=True))
+        mean, log_variance = (convolve(*last, padding=1) for last in zip((x, x.detach()), weights, biases, strict=True))
         return mean, log_variance

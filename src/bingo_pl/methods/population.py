@@ -12,14 +12,13 @@ from torch import Tensor
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
 from bingo_pl.methods.baselines import (
-    VOXEL_SHARE,
     Descent,
-    Similarity,
     SimilarityRegistrar,
     compose_groups,
     group_bending,
     image_pyramid,
 )
+from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.spatial import (
     Shape,
@@ -99,7 +98,7 @@ class IterativePopulation(SimilarityRegistrar):
         """``similarity``, a mean over groups, and ``bending``, N times the free-form deformations' bending energy."""
         assert isinstance(result, FreeFormRegistration)
         share = VOXEL_SHARE[len(batch.shape)]
-        similarity = self.measure(batch.images, result.displacement, share, generator)
+        similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
         return {"similarity": similarity.mean(), "bending": group_bending(result.free_form) / batch.groups}
 
     def _free_form(self, points: Tensor, shape: Shape) -> Tensor:
@@ -131,7 +130,7 @@ class IterativePopulation(SimilarityRegistrar):
             def energy(parameters: Tensor, images: Tensor = images, share: float = share) -> Tensor:
                 whole = displacement(parameters)
                 field = resize_displacement(whole.flatten(0, 1), images.shape[3:]).unflatten(0, whole.shape[:2])
-                similarity = self.measure(images, field, share, generator).sum()
+                similarity = self.similarity.of_registered(images, field, share, generator).sum()
                 return similarity if penalty is None else similarity + penalty(parameters)
 
             start = self.descent.minimise(energy, start)

@@ -31,8 +31,11 @@ class Gaussian(NamedTuple):
 
 
 def expert(features: Tensor) -> Gaussian:
-    """Read features (..., 2C, *S), channels on axis 1, as C means and C logits of a variance."""
-    mean, logits = features.chunk(2, dim=1)
+    """Read features (..., 2C, *S), channels on axis 1, as C means and C logits of a variance.
+
+    In single precision at least, whatever autocast says, and so is all that is computed of experts.
+    """
+    mean, logits = features.to(torch.promote_types(features.dtype, torch.float32)).chunk(2, dim=1)
     return Gaussian(mean, F.softplus(logits) + SMALLEST_VARIANCE)
 
 

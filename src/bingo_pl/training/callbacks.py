@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -17,9 +18,12 @@ from bingo_pl.config import Config
 from bingo_pl.figures.group import draw_group
 from bingo_pl.training.history import History
 from bingo_pl.training.task import RegistrationTask
+from data_modules.sampling import ResumableLoader
 
 PROVENANCE = "bingo_pl"
 """The checkpoint's entry that says how it was made."""
+POSITION = "bingo_pl_position"
+"""That of `ResumableLoader` in its epoch."""
 
 
 class TrainingProgress(Callback):
@@ -84,6 +88,69 @@ class Provenance(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, History):
                 logger.write()  # before the checkpoint, so that a resume from it finds every row
+
+
+class AmidEpochs(Callback):
+    """Writes the newest checkpoint every few minutes, so that a killed run loses no more than these of a long epoch.
+
+    And goes on within it. Lightning stores the loader's state and would load it, but here it makes the loader before it
+    reads the checkpoint: the learning rate's schedule asks for the number of steps.
+
+    Only between two steps of the optimiser, since no checkpoint holds the gradients of half a step, and not after the
+    last one of an epoch, whose own checkpoint follows.
+
+    Args:
+        run: the run's folder.
+        minutes: at least so many between two checkpoints.
+    """
+
+    def __init__(self, run: Path, minutes: float) -> None:
+        self.path = run / "checkpoints" / "last.ckpt"
+        self.seconds = 60 * minutes
+        self.saved = time.monotonic()
+        self.step = 0
+        self.position: dict[str, int] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loader = cast(ResumableLoader, trainer.train_dataloader)
+        checkpoint[POSITION] = loader.state_dict()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.position = checkpoint.get(POSITION)  # versions that wrote none did so at the end of epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved = time.monotonic()
+        self.step = trainer.global_step
+        if self.position and self.position["given"] < self.position["of"]:
+            cast(ResumableLoader, trainer.train_dataloader).load_state_dict(self.position)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved = time.monotonic()  # the epoch before has left its checkpoint
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = trainer.global_step > self.step
+        self.step = trainer.global_step
+        if not stepped or batch_idx + 1 == trainer.num_training_batches:
+            return
+        # The processes' clocks differ, and all of them have to take part.
+        if trainer.strategy.broadcast(time.monotonic() - self.saved >= self.seconds):
+            self._log_step(trainer)
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+
+    @staticmethod
+    def _log_step(trainer: pl.Trainer) -> None:
+        """Lightning logs a step after this hook: too late for what goes on from the checkpoint."""
+        numbers = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+        for logger in trainer.loggers:
+            if isinstance(logger, History):
+                logger.log_metrics({**numbers, "epoch": trainer.current_epoch}, trainer.global_step - 1)
 
 
 class TestFigures(Callback):

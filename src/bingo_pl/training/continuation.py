@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,12 +15,13 @@ from bingo_pl import config as settings
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.training import experiment
+from bingo_pl.training.processes import agreed
 from bingo_pl.training.resumption import changes
 
 DONE = "test.csv"
 """A run writes it when its training is done."""
 CHECKPOINT = "BINGO_CHECKPOINT"
-"""Environment variable by which the processes of one run agree on what it goes on from; empty: nothing."""
+"""Environment variable by which the processes of one run agree on what it goes on from, see `_state`."""
 
 
 def train_or_continue(config: Config, console: Console) -> Path:
@@ -36,23 +36,29 @@ def train_or_continue(config: Config, console: Console) -> Path:
         BingoError: the folder is of a run with other settings or data, or not a run; or as `experiment.train`.
     """
     run = Path(config.runs) / config.name
-    # Lightning starts further processes with the same command and environment, after the first one has decided.
-    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return _start(config, os.environ[CHECKPOINT], console)
     experiment.check_name(config.name)
-    with _alone(run, console):
-        last = _begun(run, config)
-        if (run / DONE).exists():
-            console.print(f"already done: {run}")
+    with _alone(run, console) if rank_zero_only.rank == 0 else nullcontext():  # type: ignore[attr-defined]
+        state = agreed(CHECKPOINT, lambda: _state(run, config, console))
+        if state == DONE:
             return run
-        os.environ[CHECKPOINT] = str(last or "")
-        if last:
-            console.print(f"going on with {run}")
-            for leftover in run.rglob(".*.tmp"):  # of a file whose writing was killed
-                leftover.unlink()
-        else:
-            shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
-        return _start(config, os.environ[CHECKPOINT], console)
+        if state:
+            return experiment.resume(Path(state), (), False, console)
+        return experiment.train(config, console)
+
+
+def _state(run: Path, config: Config, console: Console) -> str:
+    """The checkpoint to go on from, `DONE`, or nothing, and then the folder is removed."""
+    last = _begun(run, config)
+    if (run / DONE).exists():
+        console.print(f"already done: {run}")
+        return DONE
+    if last:
+        console.print(f"going on with {run}")
+        for leftover in run.rglob(".*.tmp"):  # of a file whose writing was killed
+            leftover.unlink()
+    else:
+        shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
+    return str(last or "")
 
 
 def _begun(run: Path, config: Config) -> Path | None:
@@ -70,12 +76,6 @@ def _begun(run: Path, config: Config) -> Path | None:
             "remove that folder to begin anew"
         )
     return last
-
-
-def _start(config: Config, checkpoint: str, console: Console) -> Path:
-    if checkpoint:
-        return experiment.resume(Path(checkpoint), (), False, console)
-    return experiment.train(config, console)
 
 
 @contextmanager

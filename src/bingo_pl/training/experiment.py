@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
 from bingo_pl.training import methods
-from bingo_pl.training.callbacks import PROVENANCE, Provenance, TestFigures, TrainingProgress
+from bingo_pl.training.callbacks import PROVENANCE, AmidEpochs, Provenance, TestFigures, TrainingProgress
 from bingo_pl.training.history import History
 from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
+from bingo_pl.training.processes import agreed, check_processes, leave
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.task import Optimisation, RegistrationTask
 from data_modules import DATA_MODULES
@@ -35,8 +35,9 @@ from data_modules.phantoms.cohorts import ensure_cohort
 FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
 FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", "trainer.appearance_rate")
 """Settings that a checkpoint has stored in its own way, so that changing them would do nothing."""
-RUN_FOLDER = "BINGO_RUN_FOLDER"
-"""Environment variable by which the processes of one run agree on its folder."""
+RUN_FOLDER, COHORT, DATA = "BINGO_RUN_FOLDER", "BINGO_COHORT", "BINGO_DATA"
+"""Environment variables by which the processes of one run agree on its folder, the phantom's, and whether the data are
+prepared."""
 
 
 def train(config: Config, console: Console) -> Path:
@@ -54,6 +55,7 @@ def train(config: Config, console: Console) -> Path:
         root = str(Path(config.data.root).expanduser().resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
+    check_processes(config.trainer.devices)
     data = build_data(config, console)
     learns = methods.trainable(task.registrar)
     if learns and config.weights.truth and not data.truth_known:
@@ -101,6 +103,7 @@ def resume(
         refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
     for line in settings.differences(old, config):
         console.print(f"[yellow]changed on resume[/] {escape(line)}")
+    check_processes(config.trainer.devices)
     data = build_data(config, console)
     if not allow_changed_data:
         refuse_other_data(checkpoint, provenance, data)
@@ -119,6 +122,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     old = read_config(checkpoint)
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
+    check_processes(devices=1)
     data = build_data(config, console)
     task = trained_task(config, checkpoint)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
@@ -134,7 +138,7 @@ def _refuse_changes(old: Config, new: Config, fixed: Sequence[str]) -> None:
 
 
 def build_data(config: Config, console: Console) -> GroupDataModule:
-    """The data module, its files read, checked and preprocessed."""
+    """The data module, its files read, checked and preprocessed by the first process."""
     data = config.data
     if data.dataset not in DATA_MODULES:
         raise unknown_name("dataset", data.dataset, DATA_MODULES)
@@ -144,7 +148,9 @@ def build_data(config: Config, console: Console) -> GroupDataModule:
             "[bold yellow]No data given (data.root is empty): using the embedded PHANTOM cohort.[/] "
             "Its images are synthetic; results say nothing about patients."
         )
-        root = str(ensure_cohort(data.dataset, subjects=data.phantom_subjects, seed=config.seed))
+        root = agreed(
+            COHORT, lambda: str(ensure_cohort(data.dataset, subjects=data.phantom_subjects, seed=config.seed))
+        )
     module = DATA_MODULES[data.dataset](
         root=root,
         modalities=data.modalities,
@@ -162,7 +168,12 @@ def build_data(config: Config, console: Console) -> GroupDataModule:
         cache_dir=data.cache_dir,
         fill_nonfinite=data.fill_nonfinite,
     )
-    module.prepare_data()
+
+    def prepare() -> str:
+        module.prepare_data()
+        return "prepared"
+
+    agreed(DATA, prepare)
     return module
 
 
@@ -170,6 +181,8 @@ def build_task(config: Config) -> RegistrationTask:
     """The network with its seeded first weights, and how it is trained."""
     pl.seed_everything(config.seed, verbose=False)
     trainer = config.trainer
+    if trainer.gradient_checkpointing and config.method != "bingo":
+        raise BingoError(f"trainer.gradient_checkpointing is for method bingo, not for {config.method}. Leave it out")
     rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
     return RegistrationTask(
         methods.build(config),
@@ -177,6 +190,7 @@ def build_task(config: Config) -> RegistrationTask:
         optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
         label_ids=config.data.label_ids,
         seed=config.seed,
+        gradient_checkpointing=trainer.gradient_checkpointing,
     )
 
 
@@ -194,14 +208,14 @@ def new_folder(parent: Path, name: str) -> Path:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
     check_name(name)
-    # Lightning starts further processes with the same command and environment.
-    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return Path(os.environ[RUN_FOLDER])
+    return Path(agreed(RUN_FOLDER, lambda: str(_new_folder(parent, name))))
+
+
+def _new_folder(parent: Path, name: str) -> Path:
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
-            os.environ[RUN_FOLDER] = str(folder)
             return folder
         except FileExistsError:
             continue
@@ -257,16 +271,21 @@ def _fit(
         keep_checkpoint(run, "best", "val/gwi" if data.truth_known else "val/dice", config.trainer.validate_every),
         keep_checkpoint(run, "last", None, 1),
     ]
-    callbacks = [*checkpoints, Provenance(config, data.fingerprint(), case_keys(data)), TrainingProgress(console)]
+    callbacks = [
+        *checkpoints,
+        Provenance(config, data.fingerprint(), case_keys(data)),
+        AmidEpochs(run, config.trainer.checkpoint_minutes),
+        TrainingProgress(console),
+    ]
     trainer = make_trainer(config, loggers, callbacks, run)
-    parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-    console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
-    console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
+    if trainer.is_global_zero:
+        parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
+        console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
+        console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    leave()
     if not trainer.is_global_zero:
-        return run
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # the test is this process's alone and would wait for the others
+        return run  # the first process tests alone
     load_weights(task, run / "checkpoints" / "best.ckpt", config)
     draw_curves(history.path, run / "figures" / "curves.png")
     _test(config, data, task, run, console, loggers)  # last: a run with its test.csv is done

@@ -15,6 +15,7 @@ import wandb
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
@@ -69,12 +70,19 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
             f"trainer.epochs={trainer.epochs} ends before the first validation, after {trainer.validate_every} epochs "
             "(trainer.validate_every). Train longer or validate earlier"
         )
+    if trainer.accumulate_grad_batches < 1 or trainer.checkpoint_minutes < 0:
+        raise BingoError(
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} and "
+            f"trainer.checkpoint_minutes={trainer.checkpoint_minutes:g}: wanted at least 1, and no negative time"
+        )
     return pl.Trainer(
+        strategy=_strategy(config),
         accelerator=trainer.accelerator,
         devices=trainer.devices,
         precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the name
         max_epochs=trainer.epochs,
         gradient_clip_val=trainer.clip_gradient_norm,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
         check_val_every_n_epoch=trainer.validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -87,6 +95,16 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=folder,
     )
+
+
+def _strategy(config: Config) -> Strategy | str:
+    if config.trainer.devices == 1:
+        return "auto"
+    weights = dataclasses.asdict(config.weights)
+    truth_alone = bool(weights.pop("truth")) and not any(weights.values())
+    # The truth alone leaves the decoder without gradients. The norms see to it that their buffers are everywhere the
+    # same; and sending them would hold up validation, of which processes do not make equally many steps.
+    return DDPStrategy(find_unused_parameters=truth_alone, broadcast_buffers=False)
 
 
 def device_of(config: Config) -> torch.device:

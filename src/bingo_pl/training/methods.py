@@ -8,15 +8,21 @@ from collections.abc import Callable
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.methods.attention_unet import AttResUNet
-from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined, Similarity
+from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
 
 
 def _bingo(config: Config) -> Registrar:
+    settings = dataclasses.asdict(config.model)
+    name = settings.pop("similarity")
     registrar = Bingo(
-        dims=len(config.data.roi), modalities=len(config.data.modalities), **dataclasses.asdict(config.model)
+        dims=len(config.data.roi),
+        modalities=len(config.data.modalities),
+        similarity=Similarity(name, config.similarity.bins) if name else None,
+        **settings,
     )
     registrar.check_shape(config.data.roi)
     return registrar

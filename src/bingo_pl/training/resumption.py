@@ -11,7 +11,15 @@ from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from data_modules.base import GroupDataModule
 
-INDIFFERENT = ("name", "runs", "log.", "data.workers", "data.cache_dir")
+INDIFFERENT = (
+    "name",
+    "runs",
+    "log.",
+    "data.workers",
+    "data.cache_dir",
+    "trainer.checkpoint_minutes",
+    "trainer.gradient_checkpointing",
+)
 """Settings that change no result."""
 LISTED = 5
 """Changed cases that an error names."""

@@ -17,7 +17,9 @@ from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.scoring import score_group
 from bingo_pl.evaluation.tables import GroupScores
 from bingo_pl.evaluation.uncertainty import negative_log_likelihood
+from bingo_pl.methods.batch_norm import has_companions
 from bingo_pl.methods.bingo import BingoRegistration
+from bingo_pl.methods.recomputation import recompute_activations, recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
 
 SMALLEST_RESIDUAL = 1e-2
@@ -62,6 +64,7 @@ class RegistrationTask(pl.LightningModule):
         optimisation: the optimiser's settings.
         label_ids: foreground classes of the Dice overlap.
         seed: of the noise in training.
+        gradient_checkpointing: compute activations of the network again in the backward pass instead of keeping them.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class RegistrationTask(pl.LightningModule):
         optimisation: Optimisation,
         label_ids: Sequence[int],
         seed: int,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.registrar = registrar
@@ -78,27 +82,49 @@ class RegistrationTask(pl.LightningModule):
         self.optimisation = optimisation
         self.label_ids = tuple(label_ids)
         self.seed = seed
+        self.gradient_checkpointing = gradient_checkpointing
         self.dice = MeanMetric(nan_strategy="ignore")
         self.gwi = MeanMetric(nan_strategy="ignore")
         self.folding_percent = MeanMetric(nan_strategy="ignore")
         self.test_scores: list[GroupScores] = []
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
-        """The weighted sum of the loss terms, each logged by name."""
+        """The weighted sum of the loss terms, each logged by name as a mean over the groups of all processes."""
         key = (self.seed, "noise", self.current_epoch, batch_index, self.global_rank)
-        generator = seeding.generator(*key, device=self.device)
-        result = self.registrar(batch, generator)
-        alone = self.weights["truth"] and not any(weight for name, weight in self.weights.items() if name != "truth")
-        terms = {} if alone else self.registrar.loss(batch, result, generator)
-        if self.weights["truth"]:
-            terms["truth"] = truth_loss(batch, result)
-            if isinstance(result, BingoRegistration):
-                terms["uncertainty"] = negative_log_likelihood(batch, result)
+        terms = self._terms(batch, seeding.generator(*key, device=self.device))
         weights = {**self.weights, "uncertainty": self.weights["truth"]}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        logged = {f"train/{name}": term.detach() for name, term in {**terms, "total": total}.items()}
-        self.log_dict(logged, on_step=True, on_epoch=False)
-        return total
+        share = self._share(batch.groups)
+        logged = self._mean(share * torch.stack([*terms.values(), total]).detach())
+        names = [f"train/{name}" for name in (*terms, "total")]
+        self.log_dict(dict(zip(names, logged.unbind(), strict=True)), on_step=True, on_epoch=False)
+        return share * total
+
+    def _terms(self, batch: GroupBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The unweighted terms of the loss; not the registrar's where the truth alone has a weight."""
+        alone = self.weights["truth"] and not any(weight for name, weight in self.weights.items() if name != "truth")
+        with recompute_activations(self.gradient_checkpointing):
+            result = self.registrar(batch, generator)
+            terms = {} if alone else self.registrar.loss(batch, result, generator)
+            if self.weights["truth"]:
+                with torch.autocast(self.device.type, enabled=False):
+                    terms["truth"] = recomputed(truth_loss, batch, result)
+                    if isinstance(result, BingoRegistration):
+                        terms["uncertainty"] = recomputed(negative_log_likelihood, batch, result)
+        return terms
+
+    def _share(self, groups: int) -> Tensor:
+        """This process's groups over the mean of all processes', which DDP weighs alike however many they have."""
+        own = torch.tensor(float(groups), device=self.device)
+        return own / self._mean(own)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over the processes, if there are several."""
+        if not has_companions():
+            return values
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
 
     def validation_step(self, batch: GroupBatch, batch_index: int) -> None:
         """Metrics of each group, averaged over the groups at the end of the epoch."""

@@ -1,0 +1,69 @@
+"""A groupwise similarity by its name, as methods minimise it: of the images that displacements register."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
+from bingo_pl.spatial import warp
+
+
+def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
+    return x_coreg(images, em_posterior(images, mask, bins), mask, bins)
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
+"""Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
+VOXEL_SHARE = {2: 1.0, 3: 0.1}
+"""Share of the voxels that a random draw of the similarity looks at, by D (X-metric)."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A groupwise similarity as it is estimated.
+
+    Raises:
+        BingoError: there is no such similarity, or it has too few bins.
+    """
+
+    name: str
+    """In `SIMILARITIES`."""
+    bins: int = BINS
+    """Of the histograms, over the range of an image."""
+
+    def __post_init__(self) -> None:
+        if self.name not in SIMILARITIES:
+            raise unknown_name("similarity", self.name, SIMILARITIES)
+        if self.bins < 2:
+            raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
+
+    def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised."""
+        return SIMILARITIES[self.name](images, mask, self.bins)
+
+    def of_registered(
+        self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """The similarity (B,) of images once they are registered, over the overlap of their sampling domains.
+
+        Not over the overlap of their foregrounds as well: it ends where an image's outline does, and so hides how far
+        the outlines are apart.
+
+        Args:
+            images: (B, N, 1, *S).
+            displacement: (B, N, D, *S).
+            share: of the voxels to look at.
+            generator: draws these voxels; None looks at all.
+        """
+        flat = displacement.flatten(0, 1)
+        group = displacement.shape[:2]
+        registered = warp(images.flatten(0, 1), flat).unflatten(0, group)
+        domain = torch.ones_like(flat[:, :1])
+        inside = warp(domain, flat.detach(), mode="nearest", padding="zeros") > 0.5
+        overlap = inside.unflatten(0, group).all(1, keepdim=True)
+        return self(*sample_voxels(registered, overlap, share, generator))
