@@ -9,7 +9,7 @@ needs_checkpoint = $(if $(CKPT),,$(error name the checkpoint: CKPT=runs/<name>/c
 ROOT = $(if $(DATA_ROOT),data.root="$(DATA_ROOT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train resume table scalability sweep evaluate screenshots test lint typecheck clean
+.PHONY: help install model train resume table scalability atlas sweep evaluate screenshots benchmark test lint typecheck clean
 
 help: ## List the targets
 	@echo "make TARGET [DATASET=mscmr|brats|learn2reg|manifest] [DATA_ROOT=folder] [CKPT=file] [ARGS='key=value ...']"
@@ -35,6 +35,9 @@ table: install ## Compare METHODS (all) on the test groups of DATASET; interrupt
 scalability: install ## Register test groups of DATASET merged to ever larger groups with CKPT: 3 to 1,320 images; MEMORY=1GB
 	$(call needs_checkpoint)$(BIN)/bingo scalability $(DATASET) $(ROOT) $(ARGS) --checkpoint "$(CKPT)" $(if $(MEMORY),--memory $(MEMORY))
 
+atlas: install ## Make the template, label prior and coverage of the images in MANIFEST, in OUTPUT; CKPT or the ready model; MEMORY=1GB
+	$(if $(MANIFEST),,$(error name the images: MANIFEST=population.csv with the columns modality,image[,mask,label]))$(if $(OUTPUT),,$(error name a new folder: OUTPUT=atlas))$(BIN)/bingo atlas "$(MANIFEST)" --output "$(OUTPUT)" $(if $(CKPT),--checkpoint "$(CKPT)") $(if $(MEMORY),--memory $(MEMORY))
+
 sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL=1 without it; AGENTS=n COUNT=n
 	$(BIN)/bingo sweep $(DATASET) $(ROOT) $(ARGS) $(if $(LOCAL),--local) $(if $(AGENTS),--agents $(AGENTS)) $(if $(COUNT),--count $(COUNT))
 
@@ -46,6 +49,10 @@ model: install ## Train the ready model of 2D images anew, which registers any m
 
 screenshots: install ## Make docs/report.png anew: register synthetic images with CKPT of DATASET mscmr, photograph the report (Chromium)
 	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"
+
+benchmark: install ## Time warps, integration, similarity, training, registration beside MONAI and VoxelMorph; ARGS=EXPERIMENT
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt voxelmorph==0.3.4
+	$(BIN)/python -m benchmarks.speed $(ARGS) --output runs/speed.csv
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto

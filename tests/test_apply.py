@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from bingo_pl import BingoError, register
 from bingo_pl.registration.apply import apply
@@ -70,6 +72,20 @@ def test_points_there_and_back_are_where_they_were(registration: Path, tmp_path:
     apply(registration, "b", "a", tmp_path / "q.csv", tmp_path / "r.csv", False, "LPS")
     back = pd.read_csv(tmp_path / "r.csv")[["x", "y", "z"]].to_numpy()
     assert np.linalg.norm(back - points, axis=1).max() < 0.1
+
+
+def test_points_where_nothing_was_registered_are_counted(registration: Path, tmp_path: Path) -> None:
+    points = np.array([(OBLIQUE @ [x, y, z, 1])[:3] for x, y, z in [(20, 18, 0), (20, 18, 4), (500, 18, 0)]])
+    pd.DataFrame(points, columns=["x", "y", "z"]).to_csv(tmp_path / "p.csv", index=False)
+    console = Console(file=io.StringIO(), width=200)
+    apply(registration, "a", "b", tmp_path / "p.csv", tmp_path / "q.csv", False, "RAS", console)
+    assert "2 of 3 points lie outside the group grid" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_space_is_for_landmarks(registration: Path, tmp_path: Path) -> None:
+    with pytest.raises(BingoError, match="--space LPS is for landmarks"):
+        apply(registration, "a", "b", registration.parent / "a.nii.gz", tmp_path / "out.nii.gz", False, "LPS")
+    assert not (tmp_path / "out.nii.gz").exists()
 
 
 @pytest.mark.parametrize(

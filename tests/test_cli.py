@@ -27,6 +27,18 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["train", "manifest", "data.root=/no/such/folder"], "split,group,subject,modality,image,label"),
         (["resume", "no.ckpt"], "no checkpoint at no.ckpt"),
         (["evaluate", "no.ckpt"], "no checkpoint at no.ckpt"),
+        (["estimate", "no.ckpt", "--images", "9"], "no checkpoint at no.ckpt"),
+        (["estimate", "--manifest", "no.csv", "--shape", "8x8"], "--shape 8x8 goes with --images"),
+        (["sweep", "mscmr", "--seed", "0"], "--seed and --output go with --local"),
+        (["sweep", "mscmr", "--output", "x"], "--seed and --output go with --local"),
+        (["scalability", "mscmr", "model.squarings=5", "--checkpoint", "no.ckpt"], "model.squarings=5: the method is"),
+        (["register", "--output", "x", "--refine", "-3", "t1=a.nii"], "Invalid value for '--refine'"),
+        (
+            ["register", "--output", "x", "--refine", "3", "--memory", "1GB", "t1=a.nii"],
+            "--refine optimises all images",
+        ),
+        (["register", "--output", "x", "--memory", "much", "t1=a.nii"], "'much' is no size of memory"),
+        (["register", "--output", "x", "t1:a.nii"], "'t1:a.nii' is not MODALITY=FILE"),
     ],
 )
 def test_bad_input_is_explained(

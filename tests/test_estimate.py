@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from bingo_pl import BingoError
+from bingo_pl import BingoError, config
 from bingo_pl.streaming.estimate import estimate
-from bingo_pl.streaming.file_source import FileSource
+from bingo_pl.streaming.file_source import FileSource, place
 from bingo_pl.streaming.stream import StreamedImage, register_stream
+from bingo_pl.training.model import Model
 from data_modules.preprocess import Member
 
 from .test_stream import PLENTY, displacements, moving
@@ -30,24 +31,30 @@ def files(tmp_path: Path) -> list[Member]:
     return members
 
 
+def model(*modalities: str) -> Model:
+    settings = config.load("manifest", [f"data.modalities=[{','.join(modalities)}]", "data.spacing_mm=1.5"])
+    return Model(moving(), settings, Path("model.ckpt"), torch.device("cpu"))
+
+
 def test_files_become_a_group_on_one_grid_that_can_be_streamed(files: list[Member]) -> None:
-    source = FileSource(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    source = FileSource.unplaced(files, model("t1", "t2"))
     assert [source[member].modality for member in range(3)] == [0, 1, 0]
-    assert source[2].image.shape == source[2].mask.shape == (1, 40, 36)
-    assert displacements(register_stream(moving(), source, PLENTY)).shape == (3, 2, 40, 36)
+    assert source[2].image.shape == source[2].mask.shape == (1, 48, 48)
+    assert displacements(register_stream(moving(), source, PLENTY)).shape == (3, 2, 48, 48)
 
 
 def test_a_changed_file_is_another_image(files: list[Member], tmp_path: Path) -> None:
-    source = FileSource(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    source = FileSource.unplaced(files, model("t1", "t2"))
     register_stream(moving(), source, PLENTY, tmp_path / "work")
     files[1].image.write_bytes(files[0].image.read_bytes() + b"\0")
     with pytest.raises(BingoError, match=r"image 1: .*1\.nii\.gz \d+ bytes, \d+ -> .*1\.nii\.gz \d+ bytes, \d+"):
         register_stream(moving(), source, PLENTY, tmp_path / "work")
 
 
-def test_an_unknown_modality_is_refused_before_anything_is_read(files: list[Member]) -> None:
-    with pytest.raises(BingoError, match=r"unknown modality of .*1\.nii\.gz 't2'"):
-        FileSource(files, ("t1", "ct"), spacing_mm=1.5, dims=2, stride=4)
+def test_an_unknown_modality_is_refused_before_anything_is_read(files: list[Member], tmp_path: Path) -> None:
+    with pytest.raises(BingoError, match=r"does not know the modality 't2'.*t1, ct"):
+        place(files, model("t1", "ct"), "auto", tmp_path / "placements")
+    assert not (tmp_path / "placements").exists()
 
 
 def test_time_and_disk_grow_with_the_group_and_memory_does_not() -> None:
@@ -66,7 +73,7 @@ class SlowDisk(FileSource):
 
 
 def test_reading_is_part_of_the_time(files: list[Member]) -> None:
-    source = SlowDisk(files, ("t1", "t2"), spacing_mm=1.5, dims=2, stride=4)
+    source = SlowDisk.unplaced(files, model("t1", "t2"))
     assert estimate(moving(), 10_000, (16, 16), 2 * 10**5, source).seconds > 0.2 * 10_000
 
 

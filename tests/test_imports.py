@@ -18,7 +18,8 @@ ORDER = (
     ("files", "config"),
     ("evaluation", "figures"),
     ("training", "report"),
-    ("comparison", "registration", "streaming", "sweeps"),
+    ("comparison", "streaming", "sweeps"),
+    ("registration",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -47,9 +47,9 @@ for moment in sys.argv[2:]:
         os._exit(0)
     print(moment, os.waitpid(child, 0)[1], flush=True)
 """
-BEFORE = ("write_bytes-1", "write_bytes-7", "write_text-1", "replace-1", "replace-6", "replace-13", "replace-20")
+BEFORE = ("write_bytes-1", "write_bytes-7", "write_text-1", "replace-1", "replace-6", "replace-13", "replace-21")
 """Killed in the n-th call of a method of Path; the last one would have given the folder its name."""
-REPORT = "replace-21"
+REPORT = "replace-22"
 """The report would have got its name."""
 DONE = "replace-1000"
 

@@ -83,6 +83,7 @@ def make(tmp_path: Path) -> Maker:
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "mask": None,
                 "label": None if label is None else str(label),
+                "label_sha256": None if label is None else hashlib.sha256(label.read_bytes()).hexdigest(),
                 "shape": shape,
                 "affine_ras_mm": affine.tolist(),
                 "stage_affine_ras_mm": stage.tolist(),

@@ -35,12 +35,16 @@ def data(settings: Config) -> GroupDataModule:
     return module
 
 
-@pytest.fixture
-def checkpoint(settings: Config, tmp_path: Path) -> Path:
+def write_checkpoint(settings: Config, path: Path) -> Path:
     task = experiment.build_task(settings)
     provenance = {"config": config.to_tree(settings), "data": ""}
-    torch.save({"state_dict": task.state_dict(), PROVENANCE: provenance}, tmp_path / "a.ckpt")
-    return tmp_path / "a.ckpt"
+    torch.save({"state_dict": task.state_dict(), PROVENANCE: provenance}, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(settings: Config, tmp_path: Path) -> Path:
+    return write_checkpoint(settings, tmp_path / "a.ckpt")
 
 
 def test_groups_of_every_size_are_registered_and_measured(settings: Config, checkpoint: Path, tmp_path: Path) -> None:
@@ -55,10 +59,11 @@ def test_groups_of_every_size_are_registered_and_measured(settings: Config, chec
 
 def test_a_merged_group_holds_the_images_of_the_test(data: GroupDataModule) -> None:
     group = data.groups["test"][1]
-    merged = MergedGroups(data, [Unit(data.groups["test"][0], 0), Unit(group, 0)])
+    merged = MergedGroups(data, [Unit(data.groups["test"][0], 0), Unit(group, 0)], (1, 0))
     (tested,) = [batch for batch in data.test_dataloader() if batch.names[0] == f"{group.name}#0"]
     tested = data.misalign_for_evaluation(tested, "test")
     assert torch.equal(torch.stack([merged[member].image for member in (2, 3)]), tested.images[0])
+    assert [merged[member].modality for member in (2, 3)] == [1, 0], "as the network numbers them"
     references = [merged.reference(member) for member in (2, 3)]
     assert tested.truth is not None
     assert torch.equal(torch.stack([reference.truth for reference in references]), tested.truth[0])
@@ -69,7 +74,7 @@ def test_misalignments_of_a_group_differ_and_each_is_drawn_once(data: GroupDataM
     units = draw_units(data, 12)
     assert len(set(units)) == len(units) == 6
     assert {unit.draw for unit in units} == {0, 1, 2}
-    again = MergedGroups(data, [unit for unit in units if unit.group == units[0].group])
+    again = MergedGroups(data, [unit for unit in units if unit.group == units[0].group], (0, 1))
     assert (
         metrics.warping_residual(
             torch.zeros(1, 2, 2, 16, 16), torch.stack([again.reference(member).truth for member in (0, 2)])[None]
@@ -80,7 +85,7 @@ def test_misalignments_of_a_group_differ_and_each_is_drawn_once(data: GroupDataM
     )
 
 
-def test_only_bingo_can_be_streamed(settings: Config, checkpoint: Path, tmp_path: Path) -> None:
-    settings.method = "ape"
+def test_only_bingo_can_be_streamed(settings: Config, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(config.override(settings, ["method=ape"]), tmp_path / "ape.ckpt")
     with pytest.raises(BingoError, match="cannot register a group in parts"):
         scalability.run(settings, checkpoint, 8, 10**8, tmp_path / "out", Console(quiet=True))

@@ -63,6 +63,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left at any depth of a folder."""
+    for path in folder.rglob(".*.tmp*"):
+        path.unlink()
+
+
 def check_unused(path: Path) -> None:
     """Raises `BingoError` where a folder to write exists and is not empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

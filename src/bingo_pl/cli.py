@@ -20,18 +20,21 @@ from bingo_pl.atomic import check_unused
 from bingo_pl.comparison import run as comparison
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
-from bingo_pl.files.scans import names_of
+from bingo_pl.files.scans import check_names, names_of
 from bingo_pl.registration import apply as application
+from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import workflow
+from bingo_pl.registration.streamed import probe_files, register_files
 from bingo_pl.report.page import write_report
 from bingo_pl.streaming import scalability
 from bingo_pl.streaming.budget import parse_bytes
 from bingo_pl.streaming.estimate import estimate
-from bingo_pl.streaming.file_source import FileSource
+from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.sweeps import trials as sweeping
 from bingo_pl.sweeps.local import run_local
 from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
+from bingo_pl.training.model import Model
 from data_modules.checking import check as checking
 from data_modules.group_manifest import read_group
 from data_modules.preprocess import Member
@@ -112,7 +115,7 @@ def table(
         settings.load_table(experiment_name),
         overrides or (),
         [method.strip() for method in methods.split(",") if method.strip()],
-        dict(_checkpoint(text) for text in checkpoint or ()),
+        dict(_pair(text, "METHOD=FILE", "bingo=runs/mscmr/checkpoints/best.ckpt") for text in checkpoint or ()),
         runs / "tables" / folder,
         console,
     )
@@ -125,13 +128,15 @@ def sweep(
     local: Annotated[bool, typer.Option("--local", help="Without W&B and network; interrupted, it goes on")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Trials at most (on W&B: of each agent)")] = None,
     agents: Annotated[int, typer.Option(min=1, help="Trials at a time; the GPUs are shared out")] = 1,
-    seed: Annotated[int, typer.Option(help="Of a random search with --local")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of a random search with --local; 0 if not given")] = None,
     output: Annotated[Path | None, typer.Option(help="With --local; runs/sweeps/<name> if not given")] = None,
 ) -> None:
     """Search settings: each trial is a training, chosen by a W&B sweep or, with --local, by this command."""
+    if not local and (seed is not None or output):
+        raise BingoError("--seed and --output go with --local: W&B draws and keeps its trials itself. Leave them out")
     search = sweeping.load(file, overrides or ())
     if local:
-        run_local(search, output or Path("runs") / "sweeps" / search.name, seed, count, agents, console)
+        run_local(search, output or Path("runs") / "sweeps" / search.name, seed or 0, count, agents, console)
     else:
         sweeping.run_on_wandb(search, agents, count, console)
 
@@ -144,7 +149,12 @@ def run_scalability(
     images: Annotated[int, typer.Option(min=1, help="In the largest group")] = 1320,
     memory: MemoryOption = "1GB",
 ) -> None:
-    """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4)."""
+    """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4).
+
+    The experiment gives the data, the checkpoint the method.
+    """
+    if of_method := [text for text in overrides or () if text.startswith(("method=", "model.", "refine."))]:
+        raise BingoError(f"{' '.join(of_method)}: the method is the checkpoint's as it is. Leave it out")
     experiment_name = settings.with_data(experiment_name, overrides or ())
     config = settings.load(experiment_name, overrides or ())
     folder = Path(config.runs) / "scalability" / Path(experiment_name).stem
@@ -153,7 +163,10 @@ def run_scalability(
 
 @app.command(name="estimate")
 def run_estimate(
-    checkpoint: CheckpointArgument,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CHECKPOINT]", help="runs/<name>/checkpoints/best.ckpt; without it, the ready model"),
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="How many the group has")] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
@@ -165,15 +178,20 @@ def run_estimate(
     """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
     if (images is None) == (manifest is None):
         raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
-    config = settings.override(experiment.read_config(checkpoint), [f"trainer.accelerator={device}"])
-    bingo = scalability.load_bingo(config, checkpoint)
-    data = config.data
-    if manifest:
-        source = FileSource(read_group(manifest), data.modalities, data.spacing_mm, len(data.roi), bingo.stride)
-        predicted = estimate(bingo, len(source), source[0].image.shape[1:], parse_bytes(memory), source)
+    if manifest and shape:
+        raise BingoError(
+            f"--shape {shape} goes with --images: with --manifest the files tell it. Leave one of them out"
+        )
+    sizes, members = _sizes(shape), read_group(manifest) if manifest else []
+    dims = dims_of(members[0]) if members else len(sizes) or 2
+    model = Model.load(checkpoint, dims, [f"trainer.accelerator={device}"])
+    size = parse_bytes(memory)
+    if members:
+        source = FileSource.unplaced(members, model)
+        predicted = estimate(model.bingo, len(source), source[0].image.shape[1:], size, source)
+        predicted = dataclasses.replace(predicted, files=probe_files(members, model, size))
     else:
-        assert images is not None
-        predicted = estimate(bingo, images, _sizes(shape) or data.roi, parse_bytes(memory))
+        predicted = estimate(model.bingo, images or 0, sizes or model.config.data.roi, size)
     console.print(predicted.table())
 
 
@@ -229,39 +247,83 @@ def register(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
     ] = None,
     affine: Annotated[str, typer.Option(help="auto (images that are not roughly aligned), always or never")] = "auto",
-    refine: Annotated[int, typer.Option(help="Steps of optimisation for this group after the network's result")] = 0,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Steps of optimisation for this group after the network's result")
+    ] = 0,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
+    memory: Annotated[
+        str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
 ) -> None:
     """Register the images of one group; write them, a template, transforms and a report.
 
-    Sizes, voxels and orientations may differ.
+    Sizes, voxels and orientations may differ. With --memory, killed, it goes on by the same command.
     """
     if bool(images) == (manifest is not None):
         raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
-    check_unused(output)
-    members = read_group(manifest) if manifest else [Member(*_pair(text, "MODALITY")) for text in images or ()]
+    pairs = [_pair(text, "MODALITY=FILE", "t1=a.nii.gz") for text in images or ()]
+    members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
     names = names_of(member.modality for member in members)
-    masks = {name: member.mask for name, member in zip(names, members, strict=True) if member.mask}
-    labels = {name: member.label for name, member in zip(names, members, strict=True) if member.label}
-    group = workflow.register(
-        [(member.modality, member.image) for member in members],
-        checkpoint,
-        masks=masks | dict(_pair(text, "NAME") for text in mask or ()),
-        labels=labels | dict(_pair(text, "NAME") for text in label or ()),
-        affine=affine,
-        refine=refine,
-        device=device,
-        console=console,
-    )
-    console.print(f"written: {group.write(output, jacobian, console)}", soft_wrap=True)
+    masks, labels = (dict(_pair(text, "NAME=FILE", "t1=a.nii.gz") for text in given or ()) for given in (mask, label))
+    check_names("mask", masks, names)
+    check_names("label map", labels, names)
+    named = {
+        name: dataclasses.replace(member, mask=masks.get(name, member.mask), label=labels.get(name, member.label))
+        for name, member in zip(names, members, strict=True)
+    }
+    if memory:
+        if refine:
+            raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
+        size = parse_bytes(memory)
+        written = register_files(
+            [*named.values()],
+            output,
+            size,
+            checkpoint,
+            affine=affine,
+            jacobian=jacobian,
+            device=device,
+            console=console,
+        )
+    else:
+        check_unused(output)
+        group = workflow.register(
+            [(member.modality, member.image) for member in members],
+            checkpoint,
+            masks={name: member.mask for name, member in named.items() if member.mask},
+            labels={name: member.label for name, member in named.items() if member.label},
+            affine=affine,
+            refine=refine,
+            device=device,
+            console=console,
+        )
+        written = group.write(output, jacobian, console)
+    console.print(f"written: {escape(str(written))}", soft_wrap=True)
 
 
-def _pair(text: str, what: str) -> tuple[str, Path]:
+def _pair(text: str, what: str, example: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise BingoError(f"'{text}' is not {what}=FILE, e.g. t1=a.nii.gz")
+        raise BingoError(f"'{text}' is not {what}, e.g. {example}")
     return name, Path(path)
+
+
+@app.command()
+def atlas(
+    manifest: Annotated[Path, typer.Argument(help="A CSV file with the columns modality,image[,mask,label]")],
+    output: Annotated[Path, typer.Option(help="A folder that does not exist yet")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+    ] = None,
+    affine: Annotated[str, typer.Option(help="always, auto (images that are not roughly aligned) or never")] = "always",
+    memory: MemoryOption = "1GB",
+) -> None:
+    """Make a population's unbiased template, with the probability of each label where label maps are given.
+
+    The images are read one at a time; a population may have any size.
+    """
+    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console)
 
 
 @app.command()
@@ -275,7 +337,7 @@ def apply(
     space: Annotated[str | None, typer.Option(help="Of landmarks whose file does not say it: RAS or LPS")] = None,
 ) -> None:
     """Move an image, a label map or landmarks from one member of a registered group to another."""
-    written = application.apply(registration, source, target, path, output, labels, space)
+    written = application.apply(registration, source, target, path, output, labels, space, console)
     console.print(f"written: {written}")
 
 
@@ -285,13 +347,6 @@ def report(
 ) -> None:
     """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
     console.print(f"written: {write_report(registration)}")
-
-
-def _checkpoint(text: str) -> tuple[str, Path]:
-    method, equals, path = text.partition("=")
-    if not equals:
-        raise BingoError(f"--checkpoint {text} is not METHOD=FILE, e.g. bingo=runs/mscmr/checkpoints/best.ckpt")
-    return method, Path(path)
 
 
 def main() -> None:

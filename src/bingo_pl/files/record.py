@@ -28,6 +28,7 @@ class Entry:
     path: Path
     sha256: str
     label: Path | None
+    label_sha256: str | None
     grid: Grid
     """Its own voxels."""
     stage: NDArray[np.float64]
@@ -38,23 +39,30 @@ class Entry:
     belongs: bool | None
 
     def check_original(self) -> None:
-        """Whether the original is still what was registered.
+        """Whether the original and its label map are still what was registered.
 
         Raises:
             BingoError: it is gone, unreadable or has changed.
         """
-        try:
-            found = sha256_of(self.path)
-        except OSError as error:
-            raise BingoError(
-                f"{self.path}: the original of '{self.name}' cannot be read ({error.strerror}). The report shows "
-                "images before registration too: put the file back where it was, or register again"
-            ) from error
-        if found != self.sha256:
-            raise BingoError(
-                f"{self.path}: the original of '{self.name}' has changed since it was registered (SHA-256 "
-                f"{found[:12]}..., was {self.sha256[:12]}...). Put the old file back, or register again"
-            )
+        _check("original", self.name, self.path, self.sha256)
+        if self.label is not None:
+            assert self.label_sha256 is not None
+            _check("label map", self.name, self.label, self.label_sha256)
+
+
+def _check(what: str, name: str, path: Path, sha256: str) -> None:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise BingoError(
+            f"{path}: the {what} of '{name}' cannot be read ({error.strerror}). The report shows images before "
+            "registration too: put the file back where it was, or register again"
+        ) from error
+    if found != sha256:
+        raise BingoError(
+            f"{path}: the {what} of '{name}' has changed since it was registered (SHA-256 {found[:12]}..., was "
+            f"{sha256[:12]}...). Put the old file back, or register again"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +129,7 @@ def _entry(image: Mapping[str, Any]) -> Entry:
         path=Path(image["path"]),
         sha256=str(image["sha256"]),
         label=None if image["label"] is None else Path(image["label"]),
+        label_sha256=None if image["label"] is None else str(image["label_sha256"]),
         grid=_grid(image),
         stage=_affine(image["stage_affine_ras_mm"]),
         folding_percent=float(image["folding_percent"]),

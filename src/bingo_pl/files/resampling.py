@@ -70,6 +70,12 @@ def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -
     return sitk.Resample(labels, grid.blank(), transform, sitk.sitkLabelLinear, 0, labels.GetPixelID())
 
 
+def to_array(image: sitk.Image) -> NDArray:
+    """Voxels (X, Y, Z)."""
+    array: NDArray = sitk.GetArrayFromImage(image).T.copy()
+    return array
+
+
 def map_points(points_mm: ArrayLike, source: Member, target: Member) -> NDArray[np.float64]:
     """Move points of the source's image to the target's.
 

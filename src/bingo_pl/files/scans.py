@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
+from bingo_pl.files.resampling import resample_image, resample_labels, to_array
+from bingo_pl.files.transforms import affine_transform
 from data_modules.preprocess import foreground, rescale
 from data_modules.reading import read_voxels, to_ids, to_image, to_mask
 
@@ -29,7 +31,7 @@ RESERVED = ("mean", "template")
 
 @dataclass(frozen=True, eq=False)
 class File:
-    """Where something was read from."""
+    """A file as it was read or written."""
 
     path: Path
     """Absolute."""
@@ -57,19 +59,47 @@ class Scan:
     """The mask was given."""
     label: NDArray | None
     """(X, Y, Z) ids in the dtype as given; int32 where that is no integer of 32 bits at most."""
-    file: File | None
-    """None where the image was given in memory, as below."""
-    mask_file: File | None
-    label_file: File | None
+    file: Path | None
+    """Absolute; None where the image was given in memory, as below."""
+    mask_file: Path | None
+    label_file: Path | None
 
     @property
     def title(self) -> Path:
         """What names the image in messages."""
-        return Path(self.name) if self.file is None else self.file.path
+        return Path(self.name) if self.file is None else self.file
+
+    def digests(self) -> dict[Path, str]:
+        """SHA-256 (hexadecimal) of the files that it was read from."""
+        files = (self.file, self.mask_file, self.label_file)
+        return {path: sha256_of(path) for path in files if path is not None}
+
+    def sampled(self, affine: NDArray, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """What a model sees of it: intensities from 0 to 1 and foreground (X, Y, Z) on the group grid.
+
+        Args:
+            affine: (4, 4) RAS mm, from the group to the image.
+            grid: of the group.
+
+        Raises:
+            BingoError: no foreground lies on the grid.
+        """
+        transform = affine_transform(affine)
+        unit = resample_image(self.grid.to_sitk(self.unit.numpy()[0]), transform, grid)
+        mask = resample_labels(self.grid.to_sitk(self.mask.numpy()[0]), transform, grid)
+        inside = to_array(mask) > 0
+        if not inside.any():
+            raise BingoError(f"{self.title}: nothing of it lies on the group grid. Correct its header or mask")
+        return to_array(unit), inside
 
     @property
     def grid(self) -> Grid:
         return Grid(self.image.spatial_shape, self.image.affine)
+
+    @property
+    def dims(self) -> int:
+        """D: images of one voxel along the third axis are 2D."""
+        return 2 if self.grid.shape[2] == 1 else 3
 
     def foreground_indices(self) -> NDArray[np.int64]:
         """(V, 3)."""
@@ -99,11 +129,17 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
 
 def names_of(modalities: Iterable[str]) -> list[str]:
     """Each image's name in the group: t1, t2, t2_2, ..."""
-    names = [*RESERVED]
+    names = dict.fromkeys(RESERVED)
+    numbered: dict[str, Iterator[str]] = {}
     for modality in modalities:
-        numbered = itertools.chain([modality], (f"{modality}_{number}" for number in itertools.count(2)))
-        names.append(next(name for name in numbered if name not in names))
-    return names[len(RESERVED) :]
+        own = numbered.setdefault(modality, _numbered(modality))  # counts on, so that large groups take no longer
+        names[next(name for name in own if name not in names)] = None
+    return [*names][len(RESERVED) :]
+
+
+def _numbered(modality: str) -> Iterator[str]:
+    yield modality
+    yield from (f"{modality}_{number}" for number in itertools.count(2))
 
 
 def check_names(what: str, given: Iterable[str], names: Sequence[str]) -> None:
@@ -135,12 +171,12 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
     return Scan(name, modality, scalar, unit, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 
-def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, File | None]:
-    """What messages call it, voxels (X, Y, Z), their RAS affine, and the file where there is one."""
+def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | None]:
+    """What messages call it, voxels (X, Y, Z), their RAS affine, and the absolute file where there is one."""
     title = Path(name)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return path, *read_voxels(path), File.of(path)
+        return path, *read_voxels(path), path.resolve()
     if isinstance(source, tio.Image):
         if source.num_channels != 1:
             raise BingoError(f"{name}: has {source.num_channels} channels, wanted 1. Choose one")
@@ -164,7 +200,7 @@ def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, File | Non
 def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
     """Raises `BingoError` where an image is not D-dimensional."""
     for scan in scans:
-        if (2 if scan.image.spatial_shape[2] == 1 else 3) != dims:
+        if scan.dims != dims:
             raise BingoError(
                 f"{scan.title} has {scan.image.spatial_shape} voxels, but the model registers {dims}D images"
                 f"{' (one voxel along the third axis)' if dims == 2 else ''}. Use a {5 - dims}D model or other images"
@@ -172,6 +208,13 @@ def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
 
 
 def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int) -> Grid:
+    """`grid_around` the foregrounds of images in memory."""
+    return grid_around(scans[0].grid, [scan.foreground_box() for scan in scans], stages, spacing_mm, dims, stride)
+
+
+def grid_around(
+    first: Grid, boxes: Sequence[Grid], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int
+) -> Grid:
     """The grid on which a group is registered.
 
     It lies along the axes of the first image, has the voxels that the model was trained on (those of the first image
@@ -181,18 +224,17 @@ def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: flo
     grids.
 
     Args:
-        scans: the images.
+        first: of the first image.
+        boxes: the foreground box of each image, see `Scan.foreground_box`.
         stages: (4, 4) RAS mm for each, from the group to the image.
         spacing_mm: of the model; 0 for the first image's own.
         dims: D.
         stride: what sizes are divisible by.
     """
-    first = scans[0].grid
     step = np.ones(3)
     if spacing_mm > 0:
         first = first if dims == 2 else first.canonical()
         step[:dims] = spacing_mm / first.spacing[:dims]
-    boxes = [scan.foreground_box() for scan in scans]
     corners = [
         box.corners(np.linalg.inv(stage @ first.affine) @ box.affine) for box, stage in zip(boxes, stages, strict=True)
     ]

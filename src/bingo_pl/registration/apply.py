@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
+from rich.console import Console
 
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
@@ -20,7 +22,14 @@ POINTS = (".csv", ".fcsv", ".json")
 
 
 def apply(
-    registration: Path, source: str, target: str, path: Path, output: Path, labels: bool, space: str | None
+    registration: Path,
+    source: str,
+    target: str,
+    path: Path,
+    output: Path,
+    labels: bool,
+    space: str | None,
+    console: Console | None = None,
 ) -> Path:
     """Move a file from the space of one member of a group to that of another, in one interpolation.
 
@@ -32,6 +41,7 @@ def apply(
         output: where the result goes, in the format of landmarks or as ``.nii.gz``.
         labels: the file is a label map: its ids and its dtype are kept.
         space: of landmarks, ``RAS`` or ``LPS``, where their file does not say it.
+        console: where it is told how many landmarks lie outside the group grid; None for silence.
 
     Raises:
         BingoError: a missing or damaged registration, no such member, an unreadable file, an output that exists or has
@@ -49,9 +59,13 @@ def apply(
         if labels:
             raise BingoError(f"{path} holds landmarks, not a label map; leave --labels out")
         landmarks = read_landmarks(path, space)
+        in_group = map_points(landmarks.points_mm, members[source], TEMPLATE)
+        _warn_of_outside(in_group, record.group, console or Console(quiet=True))
         moved = map_points(landmarks.points_mm, members[source], members[target])
         write_landmarks(landmarks.moved(moved), output)
         return output
+    if space is not None:
+        raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
     if not output.name.endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
     data, affine = read_voxels(path)
@@ -61,6 +75,18 @@ def apply(
     result = sitk.GetArrayFromImage(how(image, transform, grids[target])).T
     write_image(result, grids[target], output)
     return output
+
+
+def _warn_of_outside(points_mm: NDArray[np.float64], grid: Grid, console: Console) -> None:
+    """Of points (P, 3) RAS mm in the group space."""
+    indices = (points_mm - grid.affine[:3, 3]) @ np.linalg.inv(grid.affine[:3, :3]).T
+    outside = int(((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(1).sum())
+    if outside:
+        console.print(
+            f"[bold yellow]warning:[/] {outside} of {len(indices)} points lie outside the group grid, where nothing "
+            "was registered: they move as its border does, less and less with their distance",
+            soft_wrap=True,
+        )
 
 
 def _member(registration: Path, name: str) -> Member:

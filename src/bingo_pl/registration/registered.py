@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import __version__
-from bingo_pl.atomic import replacing_folder
+from bingo_pl.atomic import replacing, replacing_folder
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
+from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.scans import File, Scan
-from bingo_pl.files.transforms import FieldTransform, write_image, write_transform
+from bingo_pl.files.transforms import FieldTransform, forward_and_inverse, write_image, write_transform
 from bingo_pl.report.page import write_report
+from bingo_pl.spatial import jacobian_determinant
 
 ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""
+MEAN = Path("template") / "mean.nii.gz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,8 @@ class Registered:
     """One image of the group; arrays are (X, Y, Z) on the group grid."""
 
     scan: Scan
+    digests: Mapping[Path, str]
+    """Of the files that the scan was read from, see `Scan.digests`."""
     stage: Stage
     """Affine, before the network."""
     forward: FieldTransform
@@ -46,18 +51,57 @@ class Registered:
     """Registered; intensities as given."""
     label: NDArray | None
     """Registered, ids and dtype as given; None without a label map."""
-    reconstruction: NDArray[np.float32] | None
+    reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
-    uncertainty_mm: NDArray[np.float32] | None
+    uncertainty_mm: NDArray[np.float32] | None = None
     """Root of the summed variance of the displacement; None for methods without a velocity posterior."""
-    disagreement: float | None
+    disagreement: float | None = None
     """Larger fits the group less; None for methods without experts."""
-    belongs: bool | None
+    belongs: bool | None = None
+
+    @classmethod
+    def of(
+        cls, scan: Scan, digests: Mapping[Path, str], stage: Stage, displacement: Tensor, inverse: Tensor, grid: Grid
+    ) -> Registered:
+        """An image moved by its affine stage and its displacement.
+
+        Args:
+            scan: the image.
+            digests: of its files.
+            stage: affine, from the group to the image.
+            displacement: (D, *S) of the network, in voxels of the group grid, on the CPU.
+            inverse: (D, *S) of the displacement.
+            grid: of the group.
+        """
+        forward, backward = forward_and_inverse(
+            displacement, inverse, grid, scan.grid, stage.affine if stage.moves else None
+        )
+        determinant = np.linalg.det(stage.affine) * jacobian_determinant(displacement[None])[0].double()
+        image = resample_image(scan.grid.to_sitk(scan.image.numpy()[0]), forward.transform, grid)
+        label = None
+        if scan.label is not None:
+            label = to_array(resample_labels(scan.grid.to_sitk(scan.label), forward.transform, grid))
+        return cls(
+            scan=scan,
+            digests=digests,
+            stage=stage,
+            forward=forward,
+            inverse=backward,
+            displacement=displacement,
+            determinant=on_grid(determinant, grid),
+            image=to_array(image),
+            label=label,
+        )
 
     @property
     def folding_percent(self) -> float:
         """Voxels whose determinant is not positive."""
         return float(100 * (self.determinant <= 0).mean())
+
+    def unit(self, grid: Grid) -> NDArray[np.float32]:
+        """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""
+        unit = self.scan.grid.to_sitk(self.scan.unit.numpy()[0])
+        return to_array(resample_image(unit, self.forward.transform, grid))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,60 +134,99 @@ class RegisteredGroup:
         folder = Path(folder).absolute()
         console = console or Console(quiet=True)
         with replacing_folder(folder) as temporary:
-            write_image(self.template, self.grid, temporary / "template" / "mean.nii.gz")
+            write_image(self.template, self.grid, temporary / MEAN)
             members = track(
                 self.members.values(), "writing", console=console, transient=True, disable=not console.is_terminal
             )
-            images = [self._write_member(member, temporary, folder, jacobian) for member in members]
-            record = {
-                "bingo_pl": __version__,
-                "checkpoint": {"path": str(self.model.path), "sha256": self.model.sha256},
-                "settings": self.settings,
-                "group": {"shape": self.grid.shape, "affine_ras_mm": self.grid.affine.tolist()},
-                "images": images,
-            }
-            (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+            entries = [write_member(member, self.grid, temporary, folder, jacobian) for member in members]
+            write_record(temporary, self.model, self.settings, self.grid, entries)
         write_report(folder)
         return folder
 
-    def _write_member(self, member: Registered, folder: Path, final: Path, jacobian: bool) -> dict[str, Any]:
-        """Write the files of an image into ``folder``, which is to become ``final``; its entry in the record."""
-        scan = member.scan
-        volumes = {
-            "registered": member.image,
-            "template": member.reconstruction,
-            "uncertainty": member.uncertainty_mm,
-            "labels": member.label,
-            "jacobian": member.determinant if jacobian else None,
-        }
-        for kind, volume in volumes.items():
-            if volume is not None:
-                write_image(volume, self.grid, folder / kind / f"{scan.name}.nii.gz")
-        write_transform(member.forward, folder / "transforms" / f"{scan.name}_forward")
-        write_transform(member.inverse, folder / "transforms" / f"{scan.name}_inverse")
-        image = _original(scan, "", scan.file, scan.image.numpy()[0], folder, final)
-        mask = _original(scan, "_mask", scan.mask_file, scan.mask.numpy()[0], folder, final) if scan.masked else None
-        label = None if scan.label is None else _original(scan, "_label", scan.label_file, scan.label, folder, final)
-        return {
-            "name": scan.name,
-            "modality": scan.modality,
-            "path": str(image.path),
-            "sha256": image.sha256,
-            "mask": None if mask is None else str(mask.path),
-            "label": None if label is None else str(label.path),
-            "shape": scan.image.spatial_shape,
-            "affine_ras_mm": scan.image.affine.tolist(),
-            "stage_affine_ras_mm": member.stage.affine.tolist(),
-            "folding_percent": member.folding_percent,
-            "disagreement": member.disagreement,
-            "belongs": member.belongs,
-        }
+
+def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jacobian: bool) -> dict[str, Any]:
+    """Write the files of an image into ``folder``, which is to become ``final``; its entry in the record.
+
+    Raises:
+        BingoError: a file cannot be written.
+    """
+    scan = member.scan
+    volumes = {
+        "registered": member.image,
+        "template": member.reconstruction,
+        "uncertainty": member.uncertainty_mm,
+        "labels": member.label,
+        "jacobian": member.determinant if jacobian else None,
+    }
+    for kind, volume in volumes.items():
+        if volume is not None:
+            write_image(volume, grid, folder / kind / f"{scan.name}.nii.gz")
+    write_transform(member.forward, folder / "transforms" / f"{scan.name}_forward")
+    write_transform(member.inverse, folder / "transforms" / f"{scan.name}_inverse")
+    originals = {
+        "": (scan.file, scan.image.numpy()[0]),
+        "_mask": (scan.mask_file, scan.mask.numpy()[0] if scan.masked else None),
+        "_label": (scan.label_file, scan.label),
+    }
+    files = {
+        suffix: _original(member, suffix, path, voxels, folder, final)
+        for suffix, (path, voxels) in originals.items()
+        if voxels is not None
+    }
+    mask, label = files.get("_mask"), files.get("_label")
+    return {
+        "name": scan.name,
+        "modality": scan.modality,
+        "path": str(files[""].path),
+        "sha256": files[""].sha256,
+        "mask": None if mask is None else str(mask.path),
+        "mask_sha256": None if mask is None else mask.sha256,
+        "label": None if label is None else str(label.path),
+        "label_sha256": None if label is None else label.sha256,
+        "shape": scan.image.spatial_shape,
+        "affine_ras_mm": scan.image.affine.tolist(),
+        "stage_affine_ras_mm": member.stage.affine.tolist(),
+        "folding_percent": member.folding_percent,
+        "disagreement": member.disagreement,
+        "belongs": member.belongs,
+    }
 
 
-def _original(scan: Scan, suffix: str, file: File | None, voxels: NDArray, folder: Path, final: Path) -> File:
+def write_record(
+    folder: Path, model: File, settings: Mapping[str, Any], grid: Grid, entries: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write ``registration.json``, which makes the folder a finished registration.
+
+    Args:
+        folder: where it goes.
+        model: that registered the group.
+        settings: of the model.
+        grid: of the group.
+        entries: what `write_member` gave for each image.
+
+    Raises:
+        BingoError: it cannot be written.
+    """
+    record = {
+        "bingo_pl": __version__,
+        "checkpoint": {"path": str(model.path), "sha256": model.sha256},
+        "settings": settings,
+        "group": {"shape": grid.shape, "affine_ras_mm": grid.affine.tolist()},
+        "images": entries,
+    }
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def _original(member: Registered, suffix: str, path: Path | None, voxels: NDArray, folder: Path, final: Path) -> File:
     """The file of an image, its mask or its label map; written into ``folder``, to become ``final``, if it has none."""
-    if file is not None:
-        return file
-    path = Path(ORIGINALS) / f"{scan.name}{suffix}.nii.gz"
-    write_image(voxels, scan.grid, folder / path)
-    return File(final / path, File.of(folder / path).sha256)
+    if path is not None:
+        return File(path, member.digests[path])
+    relative = Path(ORIGINALS) / f"{member.scan.name}{suffix}.nii.gz"
+    write_image(voxels, member.scan.grid, folder / relative)
+    return File(final / relative, File.of(folder / relative).sha256)
+
+
+def on_grid(values: Tensor, grid: Grid) -> NDArray[np.float32]:
+    """One number a voxel of the group, as (X, Y, Z)."""
+    return values.detach().cpu().float().numpy().reshape(grid.shape)

@@ -21,6 +21,14 @@ READ = 5
 
 
 @dataclass(frozen=True)
+class FileCosts:
+    """What an image costs from file to file, besides its part of the sweeps."""
+
+    seconds: float
+    disk_bytes: float
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The costs of a group."""
 
@@ -33,12 +41,17 @@ class Estimate:
     """Beyond the program and the network."""
     disk_bytes: float
     """Of a folder to go on from."""
+    files: FileCosts | None = None
+    """Of ``bingo register``, where the files are known."""
 
     def table(self) -> Table:
         """For the terminal."""
         table = Table("what", "estimate", title=f"{self.images} images of {'x'.join(map(str, self.shape))} voxels")
-        table.add_row("time", _show_seconds(self.seconds))
-        table.add_row("time an image", f"{self.seconds / self.images:.3g} s")
+        table.add_row("time to register", _show_seconds(self.seconds))
+        table.add_row("time to register an image", f"{self.seconds / self.images:.3g} s")
+        if self.files is not None:
+            table.add_row("time for affine stages and writing", _show_seconds(self.images * self.files.seconds))
+            table.add_row("disk for the results", show_bytes(self.images * self.files.disk_bytes))
         table.add_row("memory beyond program and network", show_bytes(self.memory_bytes))
         table.add_row("disk, with a folder to go on from", show_bytes(self.disk_bytes))
         table.add_row("images at a time", str(self.budget.chunk))

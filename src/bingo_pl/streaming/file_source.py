@@ -1,82 +1,149 @@
-"""A group of image files that are read when they are asked for, each resampled onto one grid."""
+"""A group of image files that are read when they are asked for, each resampled onto the group grid."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-import SimpleITK as sitk
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from bingo_pl.errors import unknown_name
-from bingo_pl.files.resampling import resample_image, resample_labels
-from bingo_pl.files.scans import Scan, check_dimensions, group_grid, read_scan
+from bingo_pl.atomic import replacing
+from bingo_pl.files.affine import Stage, affine_stage
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.scans import Scan, check_dimensions, grid_around, read_scan
 from bingo_pl.streaming.stream import StreamedImage
+from bingo_pl.training.model import Model
 from data_modules.preprocess import Member
+from data_modules.reading import read_voxels
 
-IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where an image lies, found once so that its voxels need not stay in memory."""
+
+    stage: Stage
+    box: Grid
+    """Its foreground's."""
+
+    def to_tree(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "stage": asdict(self.stage) | {"affine": self.stage.affine.tolist()},
+            "box": {"shape": self.box.shape, "affine": self.box.affine.tolist()},
+        }
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Placement:
+        """What `to_tree` gave."""
+        stage, box = tree["stage"], tree["box"]
+        x, y, z = box["shape"]
+        return cls(
+            Stage(**stage | {"affine": np.array(stage["affine"])}), Grid((x, y, z), np.array(box["affine"], float))
+        )
+
+
+def place(
+    members: Sequence[Member], model: Model, mode: str, folder: Path, positions: Iterable[int] | None = None
+) -> tuple[list[Placement], Grid]:
+    """The affine stage of each image and the group grid, as `bingo_pl.register` finds them, an image at a time.
+
+    Args:
+        members: the files.
+        model: which registers them.
+        mode: of the affine stage, see `bingo_pl.files.affine`.
+        folder: what is found is kept here, a file an image; of files that did not change it is not looked for again.
+        positions: 0 to N - 1, wrapped so as to show progress; None shows none.
+
+    Raises:
+        BingoError: an unusable image, one that the model does not know, or an overlap that stays poor.
+    """
+    for member in members:
+        model.index(member.modality)  # an unknown one is refused before the work begins
+    first = _read(members[0], model.dims)
+    placements = []
+    for position in range(len(members)) if positions is None else positions:
+        path = folder / f"{position}.json"
+        key = [mode, identity(members[0]), identity(members[position])]
+        kept = json.loads(path.read_text()) if path.exists() else {"key": None}
+        if kept["key"] != key:
+            scan = _read(members[position], model.dims) if position else first
+            found = Placement(affine_stage(first, scan, mode), scan.foreground_box())
+            kept = {"key": key, **found.to_tree()}
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(kept))
+        placements.append(Placement.from_tree(kept))
+    stages = [placement.stage.affine for placement in placements]
+    boxes = [placement.box for placement in placements]
+    return placements, grid_around(first.grid, boxes, stages, model.config.data.spacing_mm, model.dims, model.stride)
 
 
 class FileSource:
-    """Image files as a group to be streamed. They must lie roughly over each other in space.
-
-    The grid is that of the first image's foreground at the model's voxel size: the other images are not read before.
+    """Image files as a group to be streamed.
 
     Args:
         members: the files; label maps are not read.
-        modalities: names that the network knows, in its order.
-        spacing_mm: of the model's voxels; 0 for those of the first image.
-        dims: D.
-        stride: what sizes have to be divisible by.
+        model: which registers them.
+        grid: of the group.
+        stages: (4, 4) RAS mm for each image, from the group to the image; see `place`.
 
     Raises:
-        BingoError: an unknown modality; the first image is unusable, others when they are asked for.
+        BingoError: a modality that the model does not know; an image is unusable, when it is asked for.
     """
 
-    def __init__(
-        self, members: Sequence[Member], modalities: Sequence[str], spacing_mm: float, dims: int, stride: int
-    ) -> None:
-        for member in members:
-            if member.modality not in modalities:
-                raise unknown_name(f"modality of {member.image}", member.modality, modalities)
+    def __init__(self, members: Sequence[Member], model: Model, grid: Grid, stages: Sequence[NDArray]) -> None:
         self.members = tuple(members)
-        self.modalities = tuple(modalities)
-        self.dims = dims
-        self.grid = group_grid([self._read(0)], [np.eye(4)], spacing_mm, dims, stride)
+        self.modalities = [model.index(member.modality) for member in members]
+        self.dims = model.dims
+        self.grid = grid
+        self.stages = tuple(stages)
+
+    @classmethod
+    def unplaced(cls, members: Sequence[Member], model: Model) -> Self:
+        """The group as far as the first image tells: its foreground's grid, no affine stages. For estimates."""
+        first = _read(members[0], model.dims)
+        stages = [np.eye(4)] * len(members)
+        box = first.foreground_box()
+        grid = grid_around(first.grid, [box], stages[:1], model.config.data.spacing_mm, model.dims, model.stride)
+        return cls(members, model, grid, stages)
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, member: int) -> StreamedImage:
-        scan = self._read(member)
-        unit = scan.grid.to_sitk(scan.unit.numpy()[0])
-        mask = scan.grid.to_sitk(scan.mask.numpy()[0])
+        image, mask = _read(self.members[member], self.dims).sampled(self.stages[member], self.grid)
+        shape = (1, *self.grid.shape[: self.dims])
         return StreamedImage(
-            self._voxels(resample_image(unit, IDENTITY, self.grid)).float(),
-            self.modalities.index(scan.modality),
-            self._voxels(resample_labels(mask, IDENTITY, self.grid)) > 0,
+            torch.from_numpy(image).reshape(shape), self.modalities[member], torch.from_numpy(mask).reshape(shape)
         )
 
     def identity(self, member: int) -> str:
-        files = [path for path in (self.members[member].image, self.members[member].mask) if path is not None]
-        return ", ".join(f"{path} {_state(path)}" for path in files)
+        return identity(self.members[member])
 
-    def _read(self, member: int) -> Scan:
-        one = self.members[member]
-        scan = read_scan(one.image.name, one.modality, one.image, one.mask, None)
-        check_dimensions([scan], self.dims)
-        return scan
 
-    def _voxels(self, image: sitk.Image) -> Tensor:
-        """(1, *S)."""
-        array = torch.from_numpy(sitk.GetArrayFromImage(image).T.copy())
-        return array.reshape(1, *self.grid.shape[: self.dims])
+def identity(member: Member) -> str:
+    """Path, size and modification time of an image and what belongs to it."""
+    return ", ".join(f"{path} {_state(path)}" for path in member.files)
+
+
+def dims_of(member: Member) -> int:
+    """D of an image file; raises as `read_voxels`."""
+    shape = read_voxels(member.image)[0].shape
+    return 2 if shape[2] == 1 else 3
+
+
+def _read(member: Member, dims: int) -> Scan:
+    scan = read_scan(member.image.name, member.modality, member.image, member.mask, None)
+    check_dimensions([scan], dims)
+    return scan
 
 
 def _state(path: Path) -> str:
-    """Size and modification time; a file that is gone is refused when it is read."""
+    """A file that is gone is refused when it is read."""
     if not path.exists():
         return "missing"
     status = path.stat()

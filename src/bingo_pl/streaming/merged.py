@@ -33,10 +33,12 @@ class MergedGroups:
     Args:
         data: set up for the test.
         units: what is merged.
+        modalities: the network's number of each of the data's modalities.
     """
 
-    def __init__(self, data: GroupDataModule, units: Sequence[Unit]) -> None:
+    def __init__(self, data: GroupDataModule, units: Sequence[Unit], modalities: Sequence[int]) -> None:
         self.data = data
+        self.modalities = tuple(modalities)
         self.units = tuple(units)
         self.starts = [0, *itertools.accumulate(unit.group.size for unit in self.units)]
         self._current: tuple[Unit, GroupBatch] | None = None
@@ -46,7 +48,8 @@ class MergedGroups:
 
     def __getitem__(self, member: int) -> StreamedImage:
         batch, position = self._locate(member)
-        return StreamedImage(batch.images[0, position], int(batch.modalities[0, position]), batch.masks[0, position])
+        modality = self.modalities[int(batch.modalities[0, position])]
+        return StreamedImage(batch.images[0, position], modality, batch.masks[0, position])
 
     def reference(self, member: int) -> Reference:
         """What the image's registration is judged by."""

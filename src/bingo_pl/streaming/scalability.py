@@ -20,7 +20,6 @@ from torch import Tensor
 
 from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
@@ -29,7 +28,7 @@ from bingo_pl.streaming.budget import show_bytes
 from bingo_pl.streaming.merged import MergedGroups, draw_units
 from bingo_pl.streaming.stream import register_stream
 from bingo_pl.training import experiment
-from bingo_pl.training.lightning import device_of
+from bingo_pl.training.model import Model
 
 MERGED = (1, 2, 4, 10, 22, 44, 110, 220, 440)
 """Test groups in a group; 3 to 1,320 images where a test group has three."""
@@ -64,32 +63,35 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     """Register the merged test groups of every size and write ``scalability.csv`` and ``scalability.png``.
 
     Args:
-        config: the experiment.
-        checkpoint: of a BInGo network that fits it.
+        config: the experiment, which gives the data.
+        checkpoint: of a BInGo network that knows its modalities.
         images: in the largest group.
         memory_bytes: for streaming, see `register_stream`.
         folder: where the results go.
         console: where the table is shown.
 
     Raises:
-        BingoError: the method is not BInGo, the checkpoint does not fit, or test groups of different sizes.
+        BingoError: the method is not BInGo, it does not know a modality, or test groups of different sizes.
     """
-    bingo = load_bingo(config, checkpoint)
+    model = Model.load(checkpoint, len(config.data.roi), [f"trainer.accelerator={config.trainer.accelerator}"])
+    bingo, modalities = model.bingo, [model.index(name) for name in config.data.modalities]
     data = experiment.build_data(config, console)
     data.setup("test")
     units = draw_units(data, images)
-    largest = MergedGroups(data, units)
+    largest = MergedGroups(data, units, modalities)
     console.print(
         f"{len(units)} misalignments of {len(data.groups['test'])} test groups: {len(largest)} images in the largest "
         f"group; {show_bytes(memory_bytes)} for streaming"
     )
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
-    _score(bingo, MergedGroups(data, units[:1]), config, 0, memory_bytes)  # loads and tunes the device's kernels
+    _score(
+        bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes
+    )  # loads and tunes the device's kernels
     scores: list[SizeScores] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for count in progress.track(counts, description="registering"):
             for number in range(len(units) // count):
-                merged = MergedGroups(data, units[number * count : (number + 1) * count])
+                merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
                 scores.append(_score(bingo, merged, config, number, memory_bytes))
             _write_csv(scores, folder / CSV)
     table = pd.DataFrame([asdict(score) for score in scores])
@@ -97,19 +99,6 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     console.print(summary(table))
     console.print(f"written: {folder / CSV} and {folder / PLOT}")
     return folder
-
-
-def load_bingo(config: Config, checkpoint: Path) -> Bingo:
-    """A trained network on the experiment's device, in evaluation mode.
-
-    Raises:
-        BingoError: another method than BInGo, or a checkpoint that does not fit.
-    """
-    task = experiment.build_task(config)
-    if not isinstance(task.registrar, Bingo):
-        raise BingoError(f"method={config.method} cannot register a group in parts; wanted method=bingo")
-    experiment.load_weights(task, checkpoint, config)
-    return task.registrar.to(device_of(config)).eval()
 
 
 def summary(table: pd.DataFrame) -> Table:

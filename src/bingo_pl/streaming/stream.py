@@ -90,6 +90,16 @@ class StreamedRegistration:
         return self._each(inverse=True)
 
     @torch.no_grad()
+    def both(self, member: int) -> tuple[Tensor, Tensor]:
+        """Displacement and inverse (D, *S) of the image at a position in the group, on the CPU."""
+        place = self.members.index(member)
+        levels, device = len(self.bingo.velocity_scales), next(self.bingo.parameters()).device
+        drawn = velocities(self.workspace, slice(place, place + 1), levels, device)
+        ways = self.bingo.transform, self.bingo.inverse_transform
+        forward, inverse = (transform(drawn, self.shape)[0].cpu() for transform in ways)
+        return forward, inverse
+
+    @torch.no_grad()
     def _each(self, inverse: bool) -> Iterator[tuple[int, Tensor]]:
         transform = self.bingo.inverse_transform if inverse else self.bingo.transform
         device = next(self.bingo.parameters()).device

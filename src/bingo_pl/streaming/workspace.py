@@ -72,12 +72,12 @@ class Workspace:
         if folder is None:
             self.arrays = [np.empty(shape, np.float32) for shape in self.shapes]
             return
-        _claim(folder, plan)
+        claim(folder, plan)
         for level, shape in enumerate(self.shapes):
             if not self._velocity_file(level).exists():
                 _allocate(self._velocity_file(level), shape)
         while (path := self._sweep_file(len(self.results))).exists():
-            self.results.append(_load(path)["result"])
+            self.results.append(load(path)["result"])
 
     def read(self, level: int, images: slice) -> Tensor:
         """Velocities (K, D, *s) of a level."""
@@ -94,7 +94,7 @@ class Workspace:
         """How many images the sums of a sweep hold already, and these sums."""
         if self.folder is None or not (self.folder / "partial.pt").exists():
             return 0, 0.0
-        partial = _load(self.folder / "partial.pt")
+        partial = load(self.folder / "partial.pt")
         return (partial["done"], partial["sums"]) if partial["sweep"] == sweep else (0, 0.0)
 
     def save(self, sweep: int, done: int, sums: Tensor) -> None:
@@ -125,8 +125,12 @@ class Workspace:
         return self.folder / f"sweep_{sweep}.pt"
 
 
-def _claim(folder: Path, plan: Plan) -> None:
-    """Write the plan, or find it there."""
+def claim(folder: Path, plan: Plan) -> None:
+    """Write the plan into a folder, or find it there.
+
+    Raises:
+        BingoError: the folder belongs to another plan or to something else, or cannot be written.
+    """
     path = folder / PLAN
     if path.exists():
         try:
@@ -156,7 +160,8 @@ def _allocate(path: Path, shape: Sequence[int]) -> None:
             file.write(bytes(4 * math.prod(shape[1:])))
 
 
-def _load(path: Path) -> dict:
+def load(path: Path) -> dict:
+    """What `torch.save` wrote; raises `BingoError` where it cannot be read."""
     try:
         content: dict = torch.load(path, weights_only=True)
         return content

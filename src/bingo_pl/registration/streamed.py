@@ -1,0 +1,180 @@
+"""Registering image files of a group of any size, an image at a time from file to file: ``bingo register --memory``.
+
+The same rules as in memory, `bingo_pl.registration.workflow`, and the same files, except for those that need all images
+at once: uncertainty, what does not fit the group, and the decoder's pictures are not made.
+
+The output folder holds ``unfinished/`` until all is done. A killed registration goes on from it by the same command:
+
+    placements/   each image's affine stage and foreground box
+    sweeps/       see `bingo_pl.streaming.workspace`
+    outputs/      each written image's entry of registration.json; the template's sum
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from bingo_pl import config as settings
+from bingo_pl.atomic import check_unused, remove_leftovers, replacing
+from bingo_pl.files.affine import Stage
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.scans import File, names_of, read_scan
+from bingo_pl.files.transforms import write_image
+from bingo_pl.registration.registered import MEAN, Registered, write_member, write_record
+from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
+from bingo_pl.report.page import write_report
+from bingo_pl.streaming.estimate import READ, FileCosts
+from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
+from bingo_pl.streaming.stream import StreamedRegistration, register_stream
+from bingo_pl.streaming.workspace import Plan, claim, load
+from bingo_pl.training.model import Model
+from data_modules.preprocess import Member
+
+UNFINISHED = "unfinished"
+"""The folder in the output folder, while there is something to do."""
+PLACEMENTS, SWEEPS, OUTPUTS = "placements", "sweeps", "outputs"
+REMOVED = ".unfinished.tmp"
+"""What it is called while it is removed."""
+
+
+def register_files(
+    members: Sequence[Member],
+    output: Path,
+    memory_bytes: int,
+    checkpoint: Path | None = None,
+    *,
+    affine: str = "auto",
+    jacobian: bool = False,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Path:
+    """Register the images of one group and write what `RegisteredGroup.write` writes, an image at a time.
+
+    Args:
+        members: the files. The first one gives the group its orientation, and its place where others need an affine
+            stage.
+        output: a folder that is new, empty or left by the same registration, which is then gone on with.
+        memory_bytes: for images in work and features, see `register_stream`. One image with its transforms, as large
+            as it is given, comes on top.
+        checkpoint: of a trained BInGo network, which must know every modality; None for the ready model.
+        affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
+        jacobian: write the Jacobian determinants too.
+        device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        console: where progress is told; None for silence.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BingoError: unusable images, an overlap that stays poor, modalities that the model does not know, too little
+            memory, or a folder in use by something else, also by a registration with other files or settings.
+    """
+    console = console or Console(quiet=True)
+    output = output.absolute()
+    work = output / UNFINISHED
+    goes_on = _check_output(output)
+    model = Model.load(checkpoint, dims_of(members[0]), [f"trainer.accelerator={device}"])
+    bingo, file = model.bingo, File.of(model.path)
+    if goes_on:
+        console.print(f"going on with the registration in {escape(str(output))}", soft_wrap=True)
+    elif len(members) == 1:
+        warn_of_one(members[0].image, console)
+    positions = track(range(len(members)), "aligning", console)
+    placements, grid = place(members, model, affine, work / PLACEMENTS, positions)
+    stages = [placement.stage for placement in placements]
+    tell_overlaps([member.image for member in members], stages, console)
+    tell_grid(grid, members[0].image, console)
+    claim(work / OUTPUTS, _plan(members, file, affine, jacobian))
+    source = FileSource(members, model, grid, [stage.affine for stage in stages])
+    with console.status("registering"):
+        result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
+    entries = _write_images(members, stages, grid, result, output, jacobian, console)
+    write_record(output, file, settings.to_tree(model.config), grid, entries)
+    console.print(
+        "not made of a streamed group: uncertainty, reconstructions, what does not fit the group", soft_wrap=True
+    )
+    write_report(output)
+    work.rename(output / REMOVED)  # at once, so that a kill leaves no half of it to go on from
+    shutil.rmtree(output / REMOVED)
+    return output
+
+
+def probe_files(members: Sequence[Member], model: Model, memory_bytes: int) -> FileCosts:
+    """Costs of affine stage and files of an image, from the first `READ` ones; raises as `register_files`."""
+    first = members[:READ]
+    with TemporaryDirectory() as folder:
+        output = Path(folder)
+        start = time.perf_counter()
+        placements, grid = place(first, model, "auto", output / UNFINISHED / PLACEMENTS)
+        seconds = time.perf_counter() - start
+        stages = [placement.stage for placement in placements]
+        source = FileSource(first, model, grid, [stage.affine for stage in stages])
+        result = register_stream(model.bingo, source, memory_bytes)
+        start = time.perf_counter()
+        _write_images(first, stages, grid, result, output, False, Console(quiet=True))
+        seconds += time.perf_counter() - start
+        shutil.rmtree(output / UNFINISHED)
+        written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    return FileCosts(seconds / len(first), written / len(first))
+
+
+def _check_output(output: Path) -> bool:
+    """Whether there is a registration to go on with; what a kill has left half written is removed.
+
+    Raises:
+        BingoError: the folder is in use by something else.
+    """
+    work = output / UNFINISHED
+    shutil.rmtree(output / REMOVED, ignore_errors=True)
+    ours = work.is_dir() and {path.name for path in work.iterdir()} <= {PLACEMENTS, SWEEPS, OUTPUTS}
+    if ours:
+        remove_leftovers(output)
+    else:
+        check_unused(output)
+    return ours
+
+
+def _plan(members: Sequence[Member], model: File, affine: str, jacobian: bool) -> Plan:
+    chosen = {"model": model.sha256, "affine stage": affine, "Jacobians": str(jacobian)}
+    return Plan(chosen, [identity(member) for member in members])
+
+
+def _write_images(
+    members: Sequence[Member],
+    stages: Sequence[Stage],
+    grid: Grid,
+    result: StreamedRegistration,
+    output: Path,
+    jacobian: bool,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Write the files of each image and the template; the images' entries of the record."""
+    folder = output / UNFINISHED / OUTPUTS
+    names = names_of(member.modality for member in members)
+    sums = folder / "template.pt"
+    done, total = 0, torch.zeros(grid.shape, dtype=torch.float64)
+    if sums.exists():
+        done, total = operator.itemgetter("done", "total")(load(sums))
+    for i in track(range(done, len(members)), "writing", console):
+        member = members[i]
+        scan = read_scan(names[i], member.modality, member.image, member.mask, member.label)
+        registered = Registered.of(scan, scan.digests(), stages[i], *result.both(i), grid)
+        entry = write_member(registered, grid, output, output, jacobian)
+        with replacing(folder / f"{i}.json") as temporary:
+            temporary.write_text(json.dumps(entry))
+        total = total + torch.from_numpy(registered.unit(grid))
+        with replacing(sums) as temporary:
+            torch.save({"done": i + 1, "total": total}, temporary)
+    write_image((total / len(members)).float().numpy(), grid, output / MEAN)
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(len(members))]

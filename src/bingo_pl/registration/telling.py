@@ -1,0 +1,63 @@
+"""What a registration tells while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich import progress
+from rich.console import Console
+from rich.markup import escape
+
+from bingo_pl.files.affine import Stage
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.scans import Scan, describe
+
+Item = TypeVar("Item")
+
+
+def track(items: Sequence[Item], description: str, console: Console) -> Iterable[Item]:
+    """The items, with a progress bar in a terminal."""
+    return progress.track(items, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+def tell_overlap(first: Scan, scan: Scan, stage: Stage, console: Console) -> None:
+    """What the affine stage found for an image."""
+    overlap = f"{stage.before:.0%} of the smaller foreground of {scan.name} and {first.name} overlaps"
+    done = f"{stage.after:.0%} after the affine stage" if stage.tried else "no affine stage"
+    console.print(f"{escape(overlap)}; {done}", soft_wrap=True)
+
+
+def tell_overlaps(titles: Sequence[Path], stages: Sequence[Stage], console: Console) -> None:
+    """What the affine stage found for a group too large to name each image."""
+    tried = sum(stage.tried for stage in stages)
+    least, title = min((stage.after, str(title)) for stage, title in zip(stages, titles, strict=True))
+    console.print(
+        f"{len(stages)} images, affine stage tried for {tried}; overlap with the first one at least {least:.0%} "
+        f"({escape(title)})",
+        soft_wrap=True,
+    )
+
+
+def tell_grid(grid: Grid, first: Path, console: Console) -> None:
+    """The group grid, and the image (``first``) that gave it its axes."""
+    console.print(f"group grid: {describe(grid)}, along the axes of {escape(str(first))}", soft_wrap=True)
+
+
+def warn_of_one(title: Path, console: Console) -> None:
+    """A group of one image."""
+    console.print(
+        f"[bold yellow]warning:[/] {escape(str(title))} is the only image: there is nothing to register it to, and it "
+        "stays where it is. Name two images or more",
+        soft_wrap=True,
+    )
+
+
+def warn_of_misfit(scan: Scan, console: Console) -> None:
+    """An image that does not belong to its group."""
+    console.print(
+        f"[bold yellow]warning:[/] {escape(scan.name)} ({escape(str(scan.title))}) does not fit the others: another "
+        "patient, another sequence, upside down, or registration failed. Look at it in the report",
+        soft_wrap=True,
+    )
