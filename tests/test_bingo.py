@@ -13,6 +13,7 @@ from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import DomainNorm, VelocityHead
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.posterior import ExpertSums, Gaussian
+from bingo_pl.methods.regularity import bending_energy
 from bingo_pl.methods.similarity import ape
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, identity, warp
@@ -185,7 +186,9 @@ def test_a_similarity_joins_the_elbo_and_changes_none_of_its_terms(make_group: G
     points = identity(batch.shape, displacement) + displacement
     inside = ((points > -0.5) & (points < 31.5)).all(2, keepdim=True).all(1, keepdim=True)
     torch.testing.assert_close(terms[1]["similarity"], ape(registered, inside, bins=16).mean())
-    terms[1]["similarity"].backward()
+    bending = 3 * 2 * bending_energy(displacement.flatten(0, 1)) / 2  # of 3 images, 2 groups
+    torch.testing.assert_close(terms[1]["bending"], bending)
+    (terms[1]["similarity"] + terms[1]["bending"]).backward()
     assert all(p.grad is not None and p.grad.abs().any() for p in hybrid.heads.parameters())
 
 

@@ -93,7 +93,7 @@ class WeightConfig:
     similarity: float = 1.0
     """APE, CTE or X-CoReg of the registered images, of the methods that minimise one (BInGo: `model.similarity`)."""
     bending: float = 10.0
-    """Bending energy of their velocities; alpha in the paper, where its value is not given."""
+    """Bending energy of what they minimise it by; alpha in the paper, where its value is not given."""
     truth: float = 0.0
     """gWI, in voxels, against the known synthetic misalignment; the variances of the velocities learn to tell what is
     left of it. 0: unsupervised, as in the paper."""

@@ -15,7 +15,7 @@ from bingo_pl.errors import BingoError
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.methods.regularity import bending_energy
+from bingo_pl.methods.regularity import group_bending
 from bingo_pl.spatial import compose, integrate, resize, resize_displacement
 
 SMALLEST_LEVEL = 4
@@ -258,11 +258,6 @@ def _integrate(velocity: Tensor, squarings: int) -> Tensor:
 def compose_groups(first: Tensor, second: Tensor) -> Tensor:
     """`compose` for groups (B, N, D, *S)."""
     return compose(first.flatten(0, 1), second.flatten(0, 1)).unflatten(0, first.shape[:2])
-
-
-def group_bending(field: Tensor) -> Tensor:
-    """N times the bending energy of fields (B, N, D, *S), a sum over groups."""
-    return field.shape[0] * field.shape[1] * bending_energy(field.flatten(0, 1))
 
 
 def _without_mean(velocity: Tensor) -> Tensor:

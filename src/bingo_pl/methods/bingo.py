@@ -18,7 +18,7 @@ from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
 from bingo_pl.methods.recomputation import recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.methods.regularity import velocity_kl
+from bingo_pl.methods.regularity import group_bending, velocity_kl
 from bingo_pl.spatial import Shape, compose, integrate_all, resize_displacement, warp
 
 
@@ -159,7 +159,9 @@ class Bingo(Registrar):
     ) -> dict[str, Tensor]:
         """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``.
 
-        And ``similarity``, a mean over groups, if there is one.
+        And if there is one, ``similarity``, a mean over groups, with ``bending``, N times the bending energy of the
+        displacements: the prior of the velocities alone lets a similarity bend images until they share more than they
+        do when they are aligned.
         """
         assert isinstance(result, BingoRegistration)
         order = DomainOrder.of(batch.modalities, self.modalities)
@@ -189,7 +191,7 @@ class Bingo(Registrar):
         if self.similarity is not None:
             share = VOXEL_SHARE[self.dims]
             measured = self.similarity.of_registered(batch.images, result.displacement, share, generator)
-            terms["similarity"] = measured.mean()
+            terms |= {"similarity": measured.mean(), "bending": group_bending(result.displacement) / batch.groups}
         return terms
 
     def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:

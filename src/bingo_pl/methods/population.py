@@ -15,11 +15,11 @@ from bingo_pl.methods.baselines import (
     Descent,
     SimilarityRegistrar,
     compose_groups,
-    group_bending,
     image_pyramid,
 )
 from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
 from bingo_pl.methods.registrar import Registration
+from bingo_pl.methods.regularity import group_bending
 from bingo_pl.spatial import (
     Shape,
     bspline_control_points,

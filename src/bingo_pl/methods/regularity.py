@@ -44,3 +44,8 @@ def bending_energy(displacement: Tensor) -> Tensor:
             twice = 1 if i == j else 2  # the Hessian is symmetric
             energy = energy + twice * (displacement.diff(dim=i).diff(dim=j) ** 2).mean()
     return len(axes) * energy
+
+
+def group_bending(field: Tensor) -> Tensor:
+    """N times the bending energy of fields (B, N, D, *S), a sum over groups."""
+    return field.shape[0] * field.shape[1] * bending_energy(field.flatten(0, 1))
