@@ -168,6 +168,8 @@ def _given(trained_with: Config, config: Config, registrar: Registrar) -> str:
         return "nothing"
     subset = trained_with.data.images_per_step
     given = ["images" if subset is None else f"{subset} images a step"]
+    if trained_with.model.similarity and trained_with.method == "bingo":
+        given.append(f"{trained_with.model.similarity.upper()} beside the ELBO")
     if trained_with.weights.truth:
         given.append("synthetic misalignment")
     if config.refine.steps:
