@@ -256,7 +256,7 @@ def _caption(scores: ScoresByMethod, hardware: str) -> str:
         "ASSD: 95th percentile of the Hausdorff distance and average symmetric surface distance of the labels. "
         "Folding: voxels whose Jacobian determinant is not positive. SDlogJ: standard deviation of its logarithm. "
         f"Time, peak memory: of registering one group on {hardware}; memory of the tensors on a GPU, growth of the "
-        "process on a CPU. "
+        "process on a CPU (0: it needed no more than was free in it). "
         "Parameters: of the network; of an iterative method, of the velocities of one group. Given: what a method had "
         "besides the group that it registers; all trained methods also the epoch, that of least gWI on the validation "
         "groups (largest Dice where no misalignment is known)."
