@@ -58,7 +58,7 @@ def part(batch: GroupBatch, groups: slice) -> GroupBatch:
 
 def _process(rank: int, port: int, batch: GroupBatch, stack: Tensor, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet_{port}", rank=rank, world_size=2)
     mine = slice(0, 2) if rank == 0 else slice(2, 3)
     network = DistributedDataParallel(Loss(), broadcast_buffers=False)
     torch.save(_step(network, network.module, part(batch, mine)), folder / f"bingo{rank}.pt")

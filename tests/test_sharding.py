@@ -27,7 +27,7 @@ def _free_port() -> int:
 
 def _process(rank: int, ranks: int, port: int, batch: GroupBatch, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet_{port}", rank=rank, world_size=ranks)
     result = register_stream(moving(), MemorySource(batch), PLENTY, folder / "work", chunk=2, shard=Shard(rank, ranks))
     torch.save(dict(result.displacements()), folder / f"{rank}.pt")
     dist.destroy_process_group()
