@@ -58,7 +58,7 @@ def step(batch: GroupBatch, thrifty: bool) -> tuple[dict[str, Any], int]:
 def test_gradient_checkpointing_keeps_less_and_changes_nothing(batch: GroupBatch) -> None:
     (expected, plain), (got, thrifty) = (step(batch, wanted) for wanted in (False, True))
     torch.testing.assert_close(got, expected)
-    assert thrifty < plain / 2
+    assert thrifty < 0.6 * plain  # images and fields, which are kept in either case, are much of so narrow a network's
 
 
 def test_gradient_checkpointing_is_refused_where_it_would_do_nothing() -> None:

@@ -105,10 +105,11 @@ def _run(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 def integrate_all(
     velocities: Sequence[Tensor], shape: Shape, steps: int = 7, run: Callable[..., Tensor] = _run
 ) -> Tensor:
-    """The displacement of ``exp(v_1) o exp(v_2) o ...`` on one grid: `resize_displacement`, `integrate`, `compose`.
+    """The displacement of ``exp(v_1) o exp(v_2) o ...`` on one grid: `integrate`, `resize_displacement`, `compose`.
 
-    It stays in the units and axis order of grid_sample, to which the small velocities are converted, and so has half as
-    many passes over the large fields as these functions by themselves.
+    Each velocity is integrated on its own grid, which costs a coarse one next to nothing; docs/speed.md has what this
+    changes. All stays in the units and axis order of grid_sample, to which the small velocities are converted, and so
+    has fewer passes over the large fields than these functions by themselves.
 
     Args:
         velocities: at least one, (K, D, *s) each, s its own.
@@ -125,8 +126,10 @@ def integrate_all(
     start = _unit_grid(identity(shape, like)[None], scale)
     whole = None
     for velocity in velocities:
-        small = (velocity * (_ratios(velocity, shape) * scale / 2**steps)).flip(1)
-        displacement = run(_square, resize(small, shape), start, steps)
+        own = _unit_scale(velocity.shape[2:], velocity)
+        own_start = _unit_grid(identity(velocity.shape[2:], velocity)[None], own)
+        small = run(_square, (velocity * (own / 2**steps)).flip(1), own_start, steps)
+        displacement = resize(small * (_ratios(velocity, shape) * scale / own).flip(0), shape)
         whole = displacement if whole is None else _compose_in_units(whole, displacement, start)
     assert whole is not None
     return whole.flip(1) / scale
