@@ -45,7 +45,7 @@ evaluate: install ## Test CKPT on its own test groups, or on those of DATASET an
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
 
 model: install ## Train the ready model of 2D images anew, which registers any modality
-	$(BIN)/python -m bingo_pl.training.ready_model 2 $(ARGS)
+	$(BIN)/python -m bingo_pl.training.make_model 2 $(ARGS)
 
 screenshots: install ## Make docs/report.png anew: register synthetic images with CKPT of DATASET mscmr, photograph the report (Chromium)
 	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"

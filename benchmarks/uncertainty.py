@@ -29,6 +29,7 @@ from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
 from bingo_pl.training.lightning import device_of
+from bingo_pl.training.provenance import read_config
 from data_modules.base import GroupDataModule
 
 BINS = 5
@@ -67,7 +68,7 @@ def main(
 
 def load(checkpoint: Path, overrides: list[str]) -> tuple[Bingo, GroupDataModule, torch.device]:
     """A trained model in evaluation mode and the data of its experiment."""
-    config = settings.override(experiment.read_config(checkpoint), overrides)
+    config = settings.override(read_config(checkpoint), overrides)
     task = experiment.trained_task(config, checkpoint)
     model = task.registrar
     if not isinstance(model, Bingo):

@@ -26,7 +26,7 @@ from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.registration import registered
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
-from bingo_pl.training.callbacks import PROVENANCE
+from bingo_pl.training.provenance import PROVENANCE
 
 from .conftest import smooth
 from .test_affine import image, move

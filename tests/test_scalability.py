@@ -15,7 +15,7 @@ from bingo_pl.evaluation import metrics
 from bingo_pl.streaming import scalability
 from bingo_pl.streaming.merged import MergedGroups, Unit, draw_units
 from bingo_pl.training import experiment
-from bingo_pl.training.callbacks import PROVENANCE
+from bingo_pl.training.provenance import PROVENANCE
 from data_modules import GroupDataModule
 
 from .test_experiment import SETTINGS, write_cohort

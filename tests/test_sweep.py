@@ -21,7 +21,7 @@ from bingo_pl import BingoError, config
 from bingo_pl.sweeps import trials as sweep
 from bingo_pl.sweeps.local import run_local
 from bingo_pl.sweeps.space import parse
-from bingo_pl.training.experiment import read_provenance
+from bingo_pl.training.provenance import read_provenance
 
 from .test_experiment import SETTINGS, write_cohort
 

@@ -142,6 +142,9 @@ class RefineConfig:
 class TrainerConfig:
     """Optimisation and hardware."""
 
+    start: str = ""
+    """Weights to start from: a checkpoint, a model file, or ``ready_2d`` and ``ready_3d``, the package's. See
+    `bingo_pl.training.start`. Empty: drawn at random."""
     epochs: int = 500
     """Passes over the training groups."""
     learning_rate: float = 1e-3

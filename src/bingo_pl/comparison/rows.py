@@ -172,6 +172,8 @@ def _given(trained_with: Config, config: Config, registrar: Registrar) -> str:
         given.append(f"{trained_with.model.similarity.upper()} beside the ELBO")
     if trained_with.weights.truth:
         given.append("synthetic misalignment")
+    if trained_with.trainer.start:
+        given.append(f"the weights of {Path(trained_with.trainer.start).stem} to start from")
     if config.refine.steps:
         given.append(f"{config.refine.steps} steps on the group itself")
     return ", ".join(given)

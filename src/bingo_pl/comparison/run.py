@@ -26,6 +26,7 @@ from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unreg
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.lightning import device_of
+from bingo_pl.training.provenance import read_provenance
 from data_modules.base import GroupDataModule
 
 SCORES = "groups.csv"
@@ -70,7 +71,7 @@ def compare(
     for name, checkpoint in checkpoints.items():
         if name not in {row.training.name for row in wanted}:
             raise unknown_name("method of --checkpoint", name, {row.training.name for row in wanted})
-        experiment.read_provenance(checkpoint)
+        read_provenance(checkpoint)
     data = experiment.build_data(config, console)
     data.setup("test")
     own = {row.name: identity(row, data.fingerprint(), checkpoints.get(row.training.name)) for row in wanted}

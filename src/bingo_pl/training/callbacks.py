@@ -17,11 +17,10 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.config import Config
 from bingo_pl.figures.group import draw_group
 from bingo_pl.training.history import History
+from bingo_pl.training.provenance import PROVENANCE
 from bingo_pl.training.task import RegistrationTask
 from data_modules.sampling import ResumableLoader
 
-PROVENANCE = "bingo_pl"
-"""The checkpoint's entry that says how it was made."""
 POSITION = "bingo_pl_position"
 """That of `ResumableLoader` in its epoch."""
 

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,18 +21,27 @@ from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
 from bingo_pl.training import methods
-from bingo_pl.training.callbacks import PROVENANCE, AmidEpochs, Provenance, TestFigures, TrainingProgress
+from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
 from bingo_pl.training.history import History
 from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
 from bingo_pl.training.processes import agreed, check_processes, leave
+from bingo_pl.training.provenance import read_config, read_provenance
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
+from bingo_pl.training.start import start_from
 from bingo_pl.training.task import Optimisation, RegistrationTask
 from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantoms.cohorts import ensure_cohort
 
 FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
-FIXED_BY_RUN = ("name", "runs", "trainer.learning_rate", "trainer.motion_rate", "trainer.appearance_rate")
+FIXED_BY_RUN = (
+    "name",
+    "runs",
+    "trainer.start",
+    "trainer.learning_rate",
+    "trainer.motion_rate",
+    "trainer.appearance_rate",
+)
 """Settings that a checkpoint has stored in its own way, so that changing them would do nothing."""
 RUN_FOLDER, COHORT, DATA = "BINGO_RUN_FOLDER", "BINGO_COHORT", "BINGO_DATA"
 """Environment variables by which the processes of one run agree on its folder, the phantom's, and whether the data are
@@ -55,6 +63,8 @@ def train(config: Config, console: Console) -> Path:
         root = str(Path(config.data.root).expanduser().resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
+    if config.trainer.start:
+        start_from(task.registrar, config.trainer.start)
     check_processes(config.trainer.devices)
     data = build_data(config, console)
     learns = methods.trainable(task.registrar)
@@ -230,26 +240,6 @@ def check_name(name: str, what: str = "run") -> None:
     """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
     if Path(name).name != name or name in ("", ".", ".."):
         raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
-
-
-def read_provenance(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of its making, see `Provenance`. Only tensors and plain values are unpickled.
-
-    Raises:
-        BingoError: no such file, or not a checkpoint of this project.
-    """
-    if not checkpoint.is_file():
-        raise BingoError(f"no checkpoint at {checkpoint}. Runs keep theirs in runs/<name>/checkpoints/")
-    try:
-        provenance: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)[PROVENANCE]
-        return provenance
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        raise BingoError(f"{checkpoint} is not a checkpoint written by bingo_pl ({type(error).__name__})") from error
-
-
-def read_config(checkpoint: Path) -> Config:
-    """The settings that a checkpoint was trained with; raises as `read_provenance`."""
-    return settings.from_tree(read_provenance(checkpoint)["config"])
 
 
 def _fit(

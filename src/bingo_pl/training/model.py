@@ -16,6 +16,7 @@ from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import experiment, methods, ready_model
 from bingo_pl.training.lightning import device_of
+from bingo_pl.training.provenance import read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Model:
         elif path.suffix == ".safetensors":
             registrar, config = ready_model.read(path)
         else:
-            config = experiment.read_config(path)
+            config = read_config(path)
             registrar = experiment.trained_task(config, path).registrar
         config = settings.override(config, overrides)
         device = _device(config)

@@ -10,23 +10,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from bingo_pl import __version__
 from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.registrar import Registrar
-from bingo_pl.training import experiment, methods
+from bingo_pl.training import methods
 
 ANY = "any"
 """The one modality of a model that takes images of every modality."""
@@ -35,14 +32,6 @@ FOLDER = Path(__file__).parent / "models"
 HEADER = "bingo_pl"
 """The file's one entry of metadata, JSON; several would be written in an order of chance."""
 MEND = "Copy it again, or make it: `make model`"
-CARD = """\
-BInGo, groupwise registration of {dims}D images of any modality. bingo_pl {version}, Apache-2.0.
-Trained on synthetic anatomies (brains, chests, random shapes) in random contrasts, {shape} voxels, misaligned by random
-free-form deformations with control points {spacings} voxels apart; guided by the known misalignment alone.
-No image of a person was used. Settings: experiment {experiment}.
-Intended for research: groups of images that show one anatomy and roughly lie over each other. Its decoder was not
-trained; its uncertainty was taught on synthetic groups. Not a medical device. Measured accuracy: docs/ready_model.md.
-"""
 
 
 def takes_any(config: Config) -> bool:
@@ -77,7 +66,7 @@ def load(dims: int) -> tuple[Registrar, Config]:
         raise BingoError(
             f"there is no ready {dims}D model at {path}. Name a model that was trained on images like yours: "
             "--checkpoint runs/<name>/checkpoints/best.ckpt, or make one: "
-            f"`python -m bingo_pl.training.ready_model {dims}`"
+            f"`python -m bingo_pl.training.make_model {dims}`"
         )
     return read(path)
 
@@ -122,41 +111,6 @@ def save(registrar: Registrar, config: Config, path: Path, card: str) -> None:
         temporary.write_bytes(to_bytes(weights, {HEADER: json.dumps(header)}))
 
 
-def pack(checkpoint: Path, path: Path) -> None:
-    """Make a model file of a checkpoint of a training run.
-
-    Raises:
-        BingoError: not a checkpoint of this project, or the file cannot be written.
-    """
-    config = experiment.read_config(checkpoint)
-    task = experiment.trained_task(config, checkpoint)
-    card = CARD.format(
-        dims=len(config.data.roi),
-        version=__version__,
-        shape=" x ".join(map(str, config.data.roi)),
-        spacings=f"{min(config.data.ffd_spacings):g} to {max(config.data.ffd_spacings):g}",
-        experiment=path.stem,
-    )
-    save(task.registrar, config, path, card)
-
-
-def make(dims: int, overrides: Sequence[str], console: Console) -> Path:
-    """Train the ready model anew and put it into the package: ``make model``.
-
-    Returns:
-        Its file.
-
-    Raises:
-        BingoError: bad settings.
-    """
-    name = location(dims).stem
-    config = settings.load(name, overrides)
-    run = experiment.train(dataclasses.replace(config, name=config.name or name), console)
-    pack(run / "checkpoints" / "best.ckpt", location(dims))
-    console.print(f"written: {location(dims)}")
-    return location(dims)
-
-
 def digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 (hexadecimal) of tensors: their names, types, shapes and bytes."""
     total = hashlib.sha256()
@@ -164,10 +118,3 @@ def digest(weights: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-if __name__ == "__main__":
-    try:
-        make(int(sys.argv[1]), sys.argv[2:], Console())
-    except BingoError as error:
-        sys.exit(f"error: {error}")
