@@ -145,6 +145,16 @@ def test_velocities_of_a_group_sum_to_zero(model: Bingo, make_group: GroupMaker)
         assert velocity.mean.mean(1).abs().max() < 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("log_variance", [-1e3, 1e3])
+def test_the_loss_is_finite_whatever_the_variance(make_group: GroupMaker, model: Bingo, log_variance: float) -> None:
+    for head in model.heads:
+        assert isinstance(head, VelocityHead)
+        head.velocity.bias[model.dims :] = log_variance  # type: ignore[index,operator]
+    batch = make_group()
+    assert all(term.isfinite() for term in model.loss(batch, model(batch)).values())
+
+
 def test_an_untrained_network_does_not_move_images(make_group: GroupMaker) -> None:
     fresh = Bingo(dims=2, modalities=3, channels=CHANNELS, velocity_scales=SCALES)
     assert fresh(make_group()).displacement.abs().max() == 0

@@ -21,6 +21,9 @@ from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.methods.regularity import group_bending, velocity_kl
 from bingo_pl.spatial import Shape, compose, integrate_all, resize_displacement, warp
 
+LARGEST_LOG_VARIANCE = 12.0
+"""Of a velocity, either way: a standard deviation of 0.002 to 400 voxels. Beyond, its logarithm or square overflows."""
+
 
 @dataclass(frozen=True, eq=False)
 class BingoRegistration(Registration):
@@ -144,7 +147,8 @@ class Bingo(Registrar):
         The mean still moves the group as a whole: that of the group has to be subtracted.
         """
         mean, log_variance = recomputed(self.heads[level], common, own)
-        return mean.float(), log_variance.float()  # half precision cannot hold a coordinate
+        # Half precision cannot hold a coordinate.
+        return mean.float(), log_variance.float().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
 
     def transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
         """phi = phi^1 o ... o phi^L, phi^l = exp(v^l), as a displacement (K, D, *shape) on the grid ``shape``."""
