@@ -150,7 +150,7 @@ def test_velocities_of_a_group_sum_to_zero(model: Bingo, make_group: GroupMaker)
 def test_the_loss_is_finite_whatever_the_variance(make_group: GroupMaker, model: Bingo, log_variance: float) -> None:
     for head in model.heads:
         assert isinstance(head, VelocityHead)
-        head.velocity.bias[model.dims :] = log_variance  # type: ignore[index,operator]
+        head.velocity.bias[model.dims :] = log_variance  # type: ignore[index]
     batch = make_group()
     assert all(term.isfinite() for term in model.loss(batch, model(batch)).values())
 
