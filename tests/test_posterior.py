@@ -37,6 +37,20 @@ def test_identical_experts_keep_their_mean_and_variance() -> None:
     torch.testing.assert_close(posterior.variance, q.variance[:, :1])
 
 
+def test_the_sums_over_all_others_are_those_of_the_group_without_it() -> None:
+    """In single precision too, next to an expert that is 10^9 times as sure as the rest."""
+    q = experts(4)
+    q.variance[:, 2] *= 1e-9
+    for number in (torch.float64, torch.float32):
+        sums = ExpertSums.of_others(Gaussian(*[x.to(number) for x in q]))
+        assert sums.count == 3
+        for m in range(4):
+            rest = [i for i in range(4) if i != m]
+            expected = ExpertSums.of(Gaussian(q.mean[:, rest], q.variance[:, rest]))
+            for ours, theirs in zip(sums.posterior(), expected.posterior(), strict=True):
+                torch.testing.assert_close(ours[:, m : m + 1], theirs.to(number))
+
+
 def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
     q = experts(7)
     parts = [ExpertSums.of(Gaussian(q.mean[:, part], q.variance[:, part])) for part in (slice(0, 3), slice(3, 7))]

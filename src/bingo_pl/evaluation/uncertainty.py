@@ -51,7 +51,7 @@ def displacement_uncertainty(
         (B, N, 1, *S) in mm, 0 for a group of one; None where the method has no velocity posterior.
     """
     assert samples >= 2, f"a variance takes at least 2 samples, got {samples}"
-    bingo = _hierarchical(registrar)
+    bingo = hierarchical(registrar)
     if bingo is None:
         return None
     posterior = result if isinstance(result, BingoRegistration) else bingo(batch)
@@ -83,7 +83,7 @@ def disagreement(registrar: Registrar, batch: GroupBatch, result: Registration) 
     Returns:
         (B, N), larger = fits the group less, 0 for a group of one; None where the method has no experts.
     """
-    bingo = _hierarchical(registrar)
+    bingo = hierarchical(registrar)
     if bingo is None:
         return None
     order = DomainOrder.of(batch.modalities, bingo.modalities)
@@ -135,7 +135,7 @@ def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Ten
     return 0.5 * (residual**2 / variance + variance.log()).mean()
 
 
-def _hierarchical(registrar: Registrar) -> Bingo | None:
+def hierarchical(registrar: Registrar) -> Bingo | None:
     """The method that has a posterior and experts, if any."""
     if isinstance(registrar, Refined):
         registrar = registrar.start

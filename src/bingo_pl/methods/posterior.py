@@ -57,6 +57,19 @@ class ExpertSums:
         weighted = precision * experts.mean
         return cls(precision.sum(1, keepdim=True), weighted.sum(1, keepdim=True), experts.mean.shape[1])
 
+    @classmethod
+    def of_others(cls, experts: Gaussian) -> ExpertSums:
+        """For each of the experts (B, N, C, *S) the sums over all others, (B, N, C, *S).
+
+        Added up, not the total less its own: next to an expert that is sure, rounding would leave nothing of the rest.
+        """
+        size = experts.mean.shape[1]
+        others = 1 - torch.eye(size, dtype=experts.mean.dtype, device=experts.mean.device)
+        precision = 1 / experts.variance
+        weighted = precision * experts.mean
+        summed = "mn,bn...->bm..."
+        return cls(torch.einsum(summed, others, precision), torch.einsum(summed, others, weighted), size - 1)
+
     def __add__(self, other: ExpertSums) -> ExpertSums:
         """The sums of two disjoint parts of a group."""
         return ExpertSums(
