@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 import torchio as tio
+from rich.console import Console
 from torch import nn
 
 from bingo_pl import BingoError, GroupBatch, config, register
 from bingo_pl.cli import main
+from bingo_pl.evaluation import appearance
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.scans import group_grid, read_scan
 from bingo_pl.methods.bingo import Bingo
@@ -261,6 +264,28 @@ def test_copies_of_an_image_are_not_moved_apart(model: Path, images: dict[str, P
     group = register([("a", images["a"])] * 3, model)
     for name in ("a_2", "a_3"):
         assert np.abs(group[name].image - group["a"].image).max() < 1
+
+
+def test_a_wrong_name_is_told_with_the_right_one(
+    model: Path, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = torch.tensor([[[0.1, 0.5], [0.1, 0.3], [0.3, 0.25]]])
+    monkeypatch.setattr(appearance, "unlikeness", lambda *_: judged)
+    told = io.StringIO()
+    pairs = [("a", images["a"]), ("b", images["b"]), ("b", images["b"])]
+    out = register(pairs, model, console=Console(file=told)).write(tmp_path / "out")
+    entries = json.loads((out / "registration.json").read_text())["images"]
+    assert [entry["looks_like"] for entry in entries] == [None, "a", None], "1 : 1.2 is no proof"
+    assert [entry["misnaming"] for entry in entries] == pytest.approx([0.2, 3.0, 0.25 / 0.3])
+    assert f"b ({images['b']}) was given as b but looks like a" in told.getvalue()
+    assert told.getvalue().count("looks like") == 1
+
+
+def test_names_are_judged_of_three_images_by_a_model_that_knows_names(model: Path, images: dict[str, Path]) -> None:
+    pairs = [*images.items(), ("b", images["b"])]
+    assert all(member.misnaming is not None for member in register(pairs, model).members.values())
+    for group in (register(images, model), register(pairs, device="cpu")):
+        assert all(member.misnaming is member.looks_like is None for member in group.members.values())
 
 
 def test_labels_keep_dtype_and_ids(model: Path, images: dict[str, Path]) -> None:

@@ -90,6 +90,8 @@ def make(tmp_path: Path) -> Maker:
                 "folding_percent": 0.0,
                 "disagreement": None,
                 "belongs": None,
+                "misnaming": None,
+                "looks_like": None,
             }
             entries.append(entry | change)
         write_image(smooth(shape, "report").numpy(), grid, folder / "template" / "mean.nii.gz")
@@ -151,6 +153,15 @@ def test_the_image_that_does_not_fit_comes_first_and_is_named(make: Maker) -> No
     assert [row.get("class") for row in page.all("tr")[1:]] == ["suspect", None]
 
 
+def test_the_image_that_looks_like_another_modality_is_named_with_both(make: Maker) -> None:
+    right, wrong = {"misnaming": 0.2, "disagreement": 0.5}, {"misnaming": 3.0, "looks_like": "<b>", "disagreement": 0.4}
+    page = Page(write_report(make([right, wrong])))
+    assert "1 of 2 images" in page.text
+    assert "a_1 was given as a but looks like <b>" in page.text
+    assert "Judged by: whether each looks like its modality" in page.text
+    assert [row.get("class") for row in page.all("tr")[1:]] == ["suspect", None]
+
+
 def test_folding_is_named_above_its_limit_only(make: Maker) -> None:
     page = Page(write_report(make([{"folding_percent": 0.05}, {"folding_percent": 2.5}])))
     assert "folds in 2.5 % of the voxels: do not trust it there" in page.text
@@ -160,7 +171,10 @@ def test_folding_is_named_above_its_limit_only(make: Maker) -> None:
 def test_what_was_not_measured_is_said(make: Maker) -> None:
     text = Page(write_report(make([{}, {}]))).text
     assert "Nothing measured speaks against" in text
-    assert "Not measured: whether each image fits the group and overlap of labels" in text
+    assert (
+        "Not measured: whether each image fits the group, whether each looks like its modality and overlap of labels"
+        in text
+    )
     assert "No uncertainty was written" in text
     assert "this image has no labels" in text
     assert "nothing was reconstructed" in text
@@ -260,7 +274,9 @@ def test_what_is_missing_or_changed_is_an_error(make: Maker, spoil: Callable[[Pa
     assert not (out / "report.html").exists()
 
 
-@pytest.mark.parametrize("change", [{"name": "../a"}, {"belongs": "yes"}, {"stage_affine_ras_mm": [1]}])
+@pytest.mark.parametrize(
+    "change", [{"name": "../a"}, {"belongs": "yes"}, {"misnaming": "much"}, {"stage_affine_ras_mm": [1]}]
+)
 def test_a_crafted_record_is_refused(make: Maker, change: Changes) -> None:
     out = make([{}])
     record = json.loads((out / "registration.json").read_text())

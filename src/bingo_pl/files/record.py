@@ -37,6 +37,10 @@ class Entry:
     disagreement: float | None
     """Of the image's expert with the group's, larger fits less; None where the method has no experts."""
     belongs: bool | None
+    misnaming: float | None
+    """How much less it looks like its modality than like the likeliest other one; None where that cannot be told."""
+    looks_like: str | None
+    """Another modality, where it clearly looks like that."""
 
     def check_original(self) -> None:
         """Whether the original and its label map are still what was registered.
@@ -80,8 +84,12 @@ class Record:
 
     @property
     def worst_first(self) -> list[Entry]:
-        """What does not fit the group, then by falling disagreement, then by falling share of folded voxels."""
-        return sorted(self.entries, key=lambda e: (e.belongs is not False, -(e.disagreement or 0), -e.folding_percent))
+        """What does not fit the group, then what does not look like its modality, then by falling disagreement, then by
+        falling share of folded voxels."""
+        return sorted(
+            self.entries,
+            key=lambda e: (e.belongs is not False, e.looks_like is None, -(e.disagreement or 0), -e.folding_percent),
+        )
 
 
 def read_record(folder: Path) -> Record:
@@ -135,6 +143,8 @@ def _entry(image: Mapping[str, Any]) -> Entry:
         folding_percent=float(image["folding_percent"]),
         disagreement=None if image["disagreement"] is None else float(image["disagreement"]),
         belongs=image["belongs"],
+        misnaming=None if image["misnaming"] is None else float(image["misnaming"]),
+        looks_like=None if image["looks_like"] is None else str(image["looks_like"]),
     )
 
 

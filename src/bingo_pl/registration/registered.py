@@ -58,6 +58,11 @@ class Registered:
     disagreement: float | None = None
     """Larger fits the group less; None for methods without experts."""
     belongs: bool | None = None
+    misnaming: float | None = None
+    """How much less it looks like its modality than like the likeliest other one, see `evaluation.appearance`; None
+    where that cannot be told."""
+    looks_like: str | None = None
+    """The modality it looks like, where that is clearly not the one it was given as."""
 
     @classmethod
     def of(
@@ -189,6 +194,8 @@ def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jaco
         "folding_percent": member.folding_percent,
         "disagreement": member.disagreement,
         "belongs": member.belongs,
+        "misnaming": member.misnaming,
+        "looks_like": member.looks_like,
     }
 
 

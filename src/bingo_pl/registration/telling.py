@@ -61,3 +61,13 @@ def warn_of_misfit(scan: Scan, console: Console) -> None:
         "patient, another sequence, upside down, or registration failed. Look at it in the report",
         soft_wrap=True,
     )
+
+
+def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
+    """An image that looks like another modality than it was given as."""
+    console.print(
+        f"[bold yellow]warning:[/] {escape(scan.name)} ({escape(str(scan.title))}) was given as "
+        f"{escape(scan.modality)} but looks like {escape(looks_like)}, by its contrast beside the others. If it is "
+        f"one, register again and give it as {escape(looks_like)}",
+        soft_wrap=True,
+    )

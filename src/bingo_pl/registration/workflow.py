@@ -13,7 +13,7 @@ from rich.console import Console
 from bingo_pl import config as settings
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import unknown_name
-from bingo_pl.evaluation import uncertainty
+from bingo_pl.evaluation import appearance, uncertainty
 from bingo_pl.files.affine import MODES, Stage, affine_stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import (
@@ -29,7 +29,7 @@ from bingo_pl.files.scans import (
     read_scan,
 )
 from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
-from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_one
+from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_name, warn_of_one
 from bingo_pl.seeding import generator
 from bingo_pl.training import ready_model
 from bingo_pl.training.model import Model
@@ -96,6 +96,8 @@ def register(
     for member in group.members.values():
         if member.belongs is False:
             warn_of_misfit(member.scan, console)
+        if member.looks_like is not None:
+            warn_of_name(member.scan, member.looks_like, console)
     return group
 
 
@@ -109,24 +111,31 @@ def _register(
     console: Console,
 ) -> RegisteredGroup:
     batch = _to_batch(scans, stages, grid, model).to(model.device)
+    reconstructs = ready_model.reconstructs(model.config)
     with torch.no_grad():
         result = model.registrar(batch)
-        pictures = model.registrar.explain(batch, result) if ready_model.reconstructs(model.config) else {}
+        pictures = model.registrar.explain(batch, result) if reconstructs else {}
     draws = generator("uncertainty", device=model.device)
     deviations = uncertainty.displacement_uncertainty(model.registrar, batch, result, UNCERTAINTY_SAMPLES, draws)
     disagreements = uncertainty.disagreement(model.registrar, batch, result)
     fits = None if disagreements is None else uncertainty.belongs(disagreements)
+    unlike = appearance.unlikeness(model.registrar, batch, result) if reconstructs else None
+    misnamings = None if unlike is None else appearance.misnaming(unlike, batch.modalities)
+    likeliest = batch.modalities if unlike is None else appearance.looks_like(unlike, batch.modalities)
     members: dict[str, Registered] = {}
     template = np.zeros(grid.shape, np.float32)
     pairs = list(zip(scans, stages, strict=True))
     for i, (scan, stage) in enumerate(track(pairs, "resampling", console)):
         u, v = result.displacement[0, i].cpu(), result.inverse[0, i].cpu()
+        named, like = int(batch.modalities[0, i]), int(likeliest[0, i])
         members[scan.name] = replace(
             Registered.of(scan, digests, stage, u, v, grid),
             reconstruction=on_grid(pictures["reconstruction"][0, i], grid) if "reconstruction" in pictures else None,
             uncertainty_mm=None if deviations is None else on_grid(deviations[0, i], grid),
             disagreement=None if disagreements is None else float(disagreements[0, i]),
             belongs=None if fits is None else bool(fits[0, i]),
+            misnaming=None if misnamings is None else float(misnamings[0, i]),
+            looks_like=None if like == named else model.config.data.modalities[like],
         )
         template += members[scan.name].unit(grid) / len(scans)
     return RegisteredGroup(members, grid, template, file, settings.to_tree(model.config))

@@ -16,10 +16,13 @@ FOLDING_LIMIT = 0.1
 
 
 def suspicions(row: Row) -> list[str]:
-    """What the figures say against an image's registration."""
+    """What the figures say against an image's registration, as HTML."""
     found = []
     if row.entry.belongs is False:
         found.append("does not fit the group (right patient, sequence, orientation?)")
+    if row.entry.looks_like is not None:
+        given, seen = escape(row.entry.modality), escape(row.entry.looks_like)
+        found.append(f"was given as {given} but looks like {seen}: if it is one, register again with that name")
     if row.entry.folding_percent > FOLDING_LIMIT:
         share = number(row.entry.folding_percent)
         found.append(f"its deformation folds in {share} % of the voxels: do not trust it there")
@@ -33,6 +36,7 @@ def verdict(story: Story) -> str:
     suspects = [(row, found) for row in story.rows if (found := suspicions(row))]
     measured = {
         "whether each image fits the group": any(row.entry.belongs is not None for row in story.rows),
+        "whether each looks like its modality": any(row.entry.misnaming is not None for row in story.rows),
         "folding": True,
         "overlap of labels": any(row.overlap is not None for row in story.rows),
     }
@@ -84,9 +88,9 @@ def facts(story: Story) -> str:
 def table(story: Story) -> str:
     """All images, those with pictures linked to them."""
     caption = (
-        "Sorted by what does not fit, then disagreement, then folding. Expert disagreement: how far an image stands "
-        "from what the group has in common; more is worse. Folding: voxels where the deformation turns inside out. "
-        "Uncertainty: median over the foreground. A dash: not measured."
+        "Sorted by what does not fit, then wrong names, disagreement, folding. Expert disagreement: how far an image "
+        "stands from what the group has in common; more is worse. Folding: voxels where the deformation turns inside "
+        "out. Uncertainty: median over the foreground. A dash: not measured."
     )
     if story.compared_labels > 1:
         others = story.compared_labels - 1
