@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from benchmarks.uncertainty import load
 from bingo_pl import cli
 from bingo_pl.batch import GroupBatch
+from bingo_pl.evaluation.appearance import looks_like, misnaming, unlikeness
 from bingo_pl.evaluation.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.seeding import generator
@@ -26,9 +28,39 @@ from bingo_pl.spatial import warp
 
 Wrong = Callable[[GroupBatch, int], GroupBatch]
 """Makes the m-th image of a misaligned group (B = 1) wrong."""
+OTHER_SEQUENCE = "other sequence named"
 SHIFT = 1 / 3
 """Of the longest side, by which an image is misplaced."""
 console = Console(soft_wrap=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the rules say of the N images of one group; every tensor (N,), on the CPU."""
+
+    disagreement: Tensor
+    """Over the median of the others', as `belongs` compares them."""
+    accused: Tensor
+    """bool, by `belongs`."""
+    misnaming: Tensor
+    looks_like: Tensor
+    """long, the modality."""
+    misnamed: Tensor
+    """bool, it looks like another modality than it is given as."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A group whose ``member`` was made wrong."""
+
+    judged: Judged
+    member: int
+    modality: int
+    """That the member is, under whatever name."""
+
+    def innocent(self, accused: Tensor) -> bool:
+        """Whether another one is among the accused (N,)."""
+        return bool(accused.sum() > accused[self.member])
 
 
 def main(
@@ -39,29 +71,24 @@ def main(
     """One image of each test group is made wrong in several ways, under the misalignment of the test.
 
     The area under the ROC curve is that of an image's disagreement over the median of the others', against the images
-    of the groups as they are; then, how many of the images the rule of `belongs` accuses, wrong and good ones.
+    of the groups as they are; then, how many of the images the rule of `belongs` accuses, wrong and good ones. The same
+    of the names: of an image's `misnaming` and the rule of `looks_like`.
     """
     model, data, device = load(checkpoint, overrides or [])
     batches = [batch for batch in data.test_dataloader() if batch.size >= SMALLEST_JUDGED_GROUP]
     batches = [batch.to(device) for batch in batches[:: max(1, len(batches) // groups)]]
     strangers = [batch.to(device) for batch in data.train_dataloader()]
-    good: list[Tensor] = []
-    accused: list[Tensor] = []
-    wrong: dict[str, list[tuple[float, bool, bool]]] = {}
+    good: list[Judged] = []
+    wrong: dict[str, list[Case]] = defaultdict(list)
     for aligned in batches:
         batch = data.misalign_for_evaluation(aligned, "test")
-        apart = judge(model, batch)
-        good.append(relative(apart))
-        accused.append(~belongs(apart)[0])
+        good.append(judge(model, batch))
         draws = generator("wrong image", batch.names[0])
         member = int(torch.randint(batch.size, (1,), generator=draws))
         for kind, spoil in kinds(model.modalities, strangers, draws).items():
-            apart = judge(model, spoil(batch, member))
-            innocent = ~belongs(apart)[0]
-            innocent[member] = False
-            value, named = relative(apart)[member].item(), not bool(belongs(apart)[0, member])
-            wrong.setdefault(kind, []).append((value, named, bool(innocent.any())))
-    report(torch.cat(good), accused, wrong)
+            judged = judge(model, spoil(batch, member))
+            wrong[kind].append(Case(judged, member, int(batch.modalities[0, member])))
+    report(good, wrong)
 
 
 def kinds(modalities: int, strangers: list[GroupBatch], draws: torch.Generator) -> dict[str, Wrong]:
@@ -91,7 +118,7 @@ def kinds(modalities: int, strangers: list[GroupBatch], draws: torch.Generator) 
 
     return {
         "other patient": other_patient,
-        "other sequence named": other_sequence,
+        OTHER_SEQUENCE: other_sequence,
         "misplaced by a third": misplaced,
         "flipped along the first axis": flipped(1),
         "flipped along the second axis": flipped(2),
@@ -107,27 +134,59 @@ def placed(batch: GroupBatch, member: int, image: Tensor) -> GroupBatch:
 
 
 @torch.no_grad()
-def judge(model: Bingo, batch: GroupBatch) -> Tensor:
-    apart = disagreement(model, batch, model(batch))
+def judge(model: Bingo, batch: GroupBatch) -> Judged:
+    """Of one group (B = 1)."""
+    result = model(batch)
+    apart, unlike = disagreement(model, batch, result), unlikeness(model, batch, result)
     assert apart is not None
-    return apart.cpu()
+    assert unlike is not None, "a group of three or more and a model of two modalities or more"
+    seen = looks_like(unlike, batch.modalities)
+    found = (
+        apart / median_of_others(apart),
+        ~belongs(apart),
+        misnaming(unlike, batch.modalities),
+        seen,
+        seen != batch.modalities,
+    )
+    return Judged(*(values[0].cpu() for values in found))
 
 
-def relative(apart: Tensor) -> Tensor:
-    """Each image's disagreement (1, N) over the median of the others', as `belongs` compares them: (N,)."""
-    return (apart / median_of_others(apart))[0]
-
-
-def report(good: Tensor, accused: list[Tensor], wrong: dict[str, list[tuple[float, bool, bool]]]) -> None:
-    images, groups = torch.cat(accused).float().mean(), torch.stack([group.any() for group in accused]).float().mean()
-    console.print(f"good groups: accused {images:.1%} of the {len(good)} images, in {groups:.1%} of the groups")
+def report(good: Sequence[Judged], wrong: dict[str, list[Case]]) -> None:
+    apart = torch.cat([judged.disagreement for judged in good])
+    named = torch.cat([judged.misnaming for judged in good])
+    console.print(f"good groups: accused {shares([judged.accused for judged in good])}")
+    console.print(
+        f"  names: accused {shares([judged.misnamed for judged in good])}; misnaming at most {named.max():.2f}"
+    )
     for kind, cases in wrong.items():
-        values, named, innocent = zip(*cases, strict=True)
-        area = mannwhitneyu(values, good.numpy()).statistic / (len(values) * len(good))
+        area = auc([case.judged.disagreement[case.member] for case in cases], apart)
+        found = mean([case.judged.accused[case.member] for case in cases])
+        innocent = mean([case.innocent(case.judged.accused) for case in cases])
         console.print(
-            f"{kind}: AUC {area:.2f}, named {sum(named) / len(cases):.0%}, "
-            f"another image accused in {sum(innocent) / len(cases):.0%} of {len(cases)} groups"
+            f"{kind}: AUC {area:.2f}, named {found:.0%}, another image accused in {innocent:.0%} of {len(cases)} groups"
         )
+        area = auc([case.judged.misnaming[case.member] for case in cases], named)
+        found = mean([case.judged.misnamed[case.member] for case in cases])
+        right = mean([case.judged.looks_like[case.member] == case.modality for case in cases])
+        innocent = mean([case.innocent(case.judged.misnamed) for case in cases])
+        console.print(
+            f"  names: AUC {area:.3f}, its name accused {found:.0%}, another image's name accused in {innocent:.0%}"
+            + (f", its true name told {right:.0%}" if kind == OTHER_SEQUENCE else "")
+        )
+
+
+def shares(accused: Sequence[Tensor]) -> str:
+    """Of the images and of the groups."""
+    images, groups = torch.cat([*accused]), [group.any() for group in accused]
+    return f"{images.float().mean():.1%} of the {len(images)} images, in {mean(groups):.1%} of the groups"
+
+
+def auc(wrong: Sequence[Tensor], good: Tensor) -> float:
+    return float(mannwhitneyu(torch.stack([*wrong]).numpy(), good.numpy()).statistic / (len(wrong) * len(good)))
+
+
+def mean(flags: Sequence[Tensor | bool]) -> float:
+    return sum(map(bool, flags)) / len(flags)
 
 
 if __name__ == "__main__":
