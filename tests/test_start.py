@@ -72,6 +72,19 @@ def test_every_modality_starts_as_the_only_one_of_the_other_model(
     torch.testing.assert_close(three.eval()(batch).displacement, expected, atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_a_network_with_fewer_velocities_takes_the_first(
+    trained: tuple[Registrar, Path], make_group: GroupMaker
+) -> None:
+    both, file = trained
+    first = methods.build(config.load("ready_2d", [*PLANE, "model.velocity_scales=[1]"]))
+    start_from(first, str(file))
+    assert isinstance(both, Bingo)
+    batch = make_group((0, 0, 0), (16, 16))
+    expected = both(batch).velocities[0].mean
+    torch.testing.assert_close(first.eval()(batch).velocities[0].mean, expected, atol=1e-6, rtol=0)
+
+
 def test_training_starts_from_a_checkpoint_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config.load("mscmr", [*PLANE, "seed=1"])
     task = experiment.build_task(settings)
@@ -96,7 +109,8 @@ def test_the_package_starts_3d_from_2d() -> None:
     ("experiment_name", "settings", "wanted"),
     [
         ("ready_2d", ["data.roi=[16,16]", "model.channels=[4,16]", "model.velocity_scales=[1,0]"], "model.channels"),
-        ("ready_2d", ["data.roi=[16,16]", "model.channels=[4,8]", "model.velocity_scales=[1]"], "velocity_scales"),
+        ("ready_2d", ["data.roi=[16,16]", "model.channels=[4,8]", "model.velocity_scales=[1,0,0]"], "velocity_scales"),
+        ("ready_2d", ["data.roi=[16,16]", "model.channels=[4,8]", "model.velocity_scales=[0]"], "velocity_scales"),
         ("mscmr", ["method=ape_attresunet", "data.roi=[16,16]"], "for method bingo"),
     ],
 )

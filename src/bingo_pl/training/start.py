@@ -22,7 +22,7 @@ def start_from(registrar: Registrar, source: str) -> None:
     """Give a network the weights of another one.
 
     Where the other one has a single modality (the ready models), each modality starts from its normalisation. A 3D
-    network may start from a 2D one: see `inflate`.
+    network may start from a 2D one: see `inflate`. One with fewer velocities takes the first, coarsest ones.
 
     Args:
         registrar: the network, of method bingo.
@@ -35,15 +35,15 @@ def start_from(registrar: Registrar, source: str) -> None:
         raise BingoError(f"trainer.start={source} is for method bingo. Leave it out")
     own = registrar.state_dict()
     given = _weights(source)
-    if own.keys() == given.keys():
+    if own.keys() <= given.keys():
         adapted = {name: _adapt(name, given[name], own[name]) for name in own}
         if all(adapted[name].shape == own[name].shape for name in own):
             registrar.load_state_dict(adapted)
             return
     raise BingoError(
         f"trainer.start={source}: a network of {len(given)} tensors does not fit this one of {len(own)}. Wanted the "
-        "same model.channels, model.velocity_scales and model.head_depth, the same modalities or one for all, and the "
-        "same number of dimensions or 2 for 3"
+        "same model.channels and model.head_depth, the same model.velocity_scales or the first of them, the same "
+        "modalities or one for all, and the same number of dimensions or 2 for 3"
     )
 
 
