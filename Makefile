@@ -44,8 +44,9 @@ sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
 
-model: install ## Train the ready model of 2D images anew, which registers any modality
+model: install ## Train the ready models anew, which register any modality: that of 2D images, from it that of 3D ones
 	$(BIN)/python -m bingo_pl.training.make_model 2 $(ARGS)
+	$(BIN)/python -m bingo_pl.training.make_model 3 $(ARGS)
 
 screenshots: install ## Make docs/report.png anew: register synthetic images with CKPT of DATASET mscmr, photograph the report (Chromium)
 	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"

@@ -147,8 +147,7 @@ class Bingo(Registrar):
         The mean still moves the group as a whole: that of the group has to be subtracted.
         """
         mean, log_variance = recomputed(self.heads[level], common, own)
-        # Half precision cannot hold a coordinate.
-        return mean.float(), log_variance.float().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
+        return mean.float(), _bounded(log_variance.float())  # half precision cannot hold a coordinate
 
     def transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
         """phi = phi^1 o ... o phi^L, phi^l = exp(v^l), as a displacement (K, D, *shape) on the grid ``shape``."""
@@ -246,6 +245,12 @@ class Bingo(Registrar):
                 f"coarsest stride, {self.stride}. Pad or crop the images (data.roi), or use fewer scales "
                 "(model.channels)"
             )
+
+
+def _bounded(log_variance: Tensor) -> Tensor:
+    """Within `LARGEST_LOG_VARIANCE`, with the gradient of what is within, or nothing would lead back there."""
+    within = log_variance.detach().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
+    return log_variance + (within - log_variance.detach())
 
 
 def _expert_through(features: Tensor, displacement: Tensor | None) -> Gaussian:
