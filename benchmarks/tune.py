@@ -91,7 +91,8 @@ def record(result: Mapping[str, str | float], path: Path) -> None:
         table = pd.concat([pd.read_csv(path), table]).drop_duplicates(key, keep="last")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        table.sort_values(["experiment", "method", "gwi"]).to_csv(temporary, index=False)
+        best_first = {"experiment": True, "method": True, "gwi": True, "dice": False}  # populations have no gWI
+        table.sort_values([*best_first], ascending=[*best_first.values()]).to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":
