@@ -21,8 +21,8 @@ from bingo_pl.spatial import warp
 
 from .conftest import GroupMaker, smooth
 
-CONTRASTS = (lambda z: z, lambda z: 1 - z, lambda z: z**3)
-ANATOMIES = (lambda x: x, lambda x: 1 - x, lambda x: x ** (1 / 3))
+CONTRASTS = (lambda z: z, lambda z: 1 - z, lambda z: z**20)
+ANATOMIES = (lambda x: x, lambda x: 1 - x, lambda x: x ** (1 / 20))
 """Their inverses."""
 SHAPE = (32, 32)
 
@@ -85,8 +85,8 @@ def test_images_look_like_what_they_are() -> None:
     batch = make_heads((0, 1, 2))
     unlike = judged(perfect(), batch)
     assert unlike.shape == (4, 3, 3)
-    assert unlike.gather(2, batch.modalities[..., None]).max() < 1e-5  # rounding
-    assert misnaming(unlike, batch.modalities).max() < 0.01
+    assert unlike.gather(2, batch.modalities[..., None]).max() < 1e-3  # rounding, which a root magnifies
+    assert misnaming(unlike, batch.modalities).max() < -MISNAMED
     assert torch.equal(looks_like(unlike, batch.modalities), batch.modalities)
 
 
@@ -99,7 +99,7 @@ def test_a_wrong_name_is_found_and_the_right_one_told(member: int, shift: int) -
     names[:, member] = (names[:, member] + shift) % 3
     unlike = judged(perfect(), replace(right, modalities=names))
     assert looks_like(unlike, names)[:, member].tolist() == right.modalities[:, member].tolist()
-    assert misnaming(unlike, names)[:, member].min() > 10 * MISNAMED
+    assert misnaming(unlike, names)[:, member].min() > MISNAMED
 
 
 def test_the_registered_image_is_looked_at() -> None:
@@ -166,9 +166,9 @@ def test_a_refined_method_judges_by_the_one_it_starts_from(make_group: GroupMake
 
 
 def test_names_are_accused_beyond_the_bound_alone() -> None:
-    unlike = torch.tensor([[[0.20, 0.10, 0.30], [0.12, 0.10, 0.30], [0.05, 0.10, 0.30]]])
+    unlike = torch.tensor([[[0.40, 0.10, 0.30], [0.20, 0.05, 0.30], [0.05, 0.10, 0.30]]])
     names = torch.zeros(1, 3, dtype=torch.long)
-    torch.testing.assert_close(misnaming(unlike, names), torch.tensor([[2.0, 1.2, 0.5]]))
+    torch.testing.assert_close(misnaming(unlike, names), torch.tensor([[0.3, 0.15, -0.05]]))
     assert looks_like(unlike, names).tolist() == [[1, 0, 0]]
 
 

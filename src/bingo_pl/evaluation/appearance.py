@@ -17,10 +17,8 @@ from bingo_pl.methods.posterior import ExpertSums
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.spatial import warp
 
-MISNAMED = 1.25
-"""An image this many times as unlike its own modality as another one was given under a wrong name."""
-SMALLEST_UNLIKENESS = 1e-6
-"""What rounding leaves of a correlation; below it, pictures are equal."""
+MISNAMED = 0.2
+"""An image whose correlation with another modality is higher by this than with its own was given under a wrong name."""
 
 
 @torch.no_grad()
@@ -52,22 +50,25 @@ def unlikeness(registrar: Registrar, batch: GroupBatch, result: Registration) ->
     foreground = warp_group_labels(batch.masks, result.displacement).flatten(0, 1)
     modalities = range(bingo.modalities)
     correlations = [correlation(_drawn_as(modality, structure, bingo), images, foreground) for modality in modalities]
-    return (1 - torch.stack(correlations, dim=1)).clamp(min=SMALLEST_UNLIKENESS).unflatten(0, batch.modalities.shape)
+    return (1 - torch.stack(correlations, dim=1)).unflatten(0, batch.modalities.shape)
 
 
 def misnaming(unlikeness: Tensor, modalities: Tensor) -> Tensor:
-    """How much less an image looks like its own modality than like the likeliest other one.
+    """How much less an image looks like its own modality than like the likeliest other one: of correlations.
+
+    Not a ratio: where an image fits both closely, as a T1 before and after contrast agent, either name is as good, and
+    its ratio may be large.
 
     Args:
         unlikeness: (B, N, M), see `unlikeness`.
         modalities: (B, N) that the images were given as.
 
     Returns:
-        (B, N) the ratio, below 1 where its own is the likeliest.
+        (B, N) from -2 to 2, below 0 where its own is the likeliest.
     """
     own = unlikeness.gather(2, modalities[..., None])
     others = unlikeness.scatter(2, modalities[..., None], torch.inf)
-    return own[..., 0] / others.amin(2)
+    return own[..., 0] - others.amin(2)
 
 
 def looks_like(unlikeness: Tensor, modalities: Tensor) -> Tensor:
