@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from bingo_pl import BingoError, GroupBatch, config
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.training import experiment
-from bingo_pl.training.processes import check_processes
+from bingo_pl.training.processes import check_processes, leave
 from bingo_pl.training.task import Optimisation, RegistrationTask
 
 from .conftest import GroupMaker
@@ -60,13 +61,21 @@ def _process(rank: int, port: int, batch: GroupBatch, stack: Tensor, folder: Pat
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet_{port}", rank=rank, world_size=2)
     mine = slice(0, 2) if rank == 0 else slice(2, 3)
-    network = DistributedDataParallel(Loss(), broadcast_buffers=False)
-    torch.save(_step(network, network.module, part(batch, mine)), folder / f"bingo{rank}.pt")
+    torch.save(_distributed_step(part(batch, mine)), folder / f"bingo{rank}.pt")
     torch.manual_seed(0)
     plain = AttResUNet(2, 2, (4, 8))
     plain(stack[mine])
     torch.save(dict(plain.named_buffers()), folder / f"plain{rank}.pt")
-    dist.destroy_process_group()
+    leave()
+
+
+def _distributed_step(batch: GroupBatch) -> dict[str, Tensor]:
+    """The wrapper must be gone before the process group is: it takes the last of it along, which can lock up."""
+    network = DistributedDataParallel(Loss(), broadcast_buffers=False)
+    result = _step(network, network.module, batch)
+    del network
+    gc.collect()
+    return result
 
 
 def _step(network: torch.nn.Module, module: torch.nn.Module, batch: GroupBatch) -> dict[str, Tensor]:

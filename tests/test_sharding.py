@@ -13,6 +13,7 @@ from torch.multiprocessing.spawn import spawn
 from bingo_pl import BingoError, GroupBatch
 from bingo_pl.streaming.sharding import Shard, join
 from bingo_pl.streaming.stream import MemorySource, register_stream
+from bingo_pl.training.processes import leave
 
 from .conftest import GroupMaker
 from .test_stream import PLENTY, TOLERANCE, displacements, group, moving
@@ -30,7 +31,7 @@ def _process(rank: int, ranks: int, port: int, batch: GroupBatch, folder: Path) 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet_{port}", rank=rank, world_size=ranks)
     result = register_stream(moving(), MemorySource(batch), PLENTY, folder / "work", chunk=2, shard=Shard(rank, ranks))
     torch.save(dict(result.displacements()), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def _registered(ranks: int, batch: GroupBatch, folder: Path) -> torch.Tensor:
