@@ -1,6 +1,6 @@
 """What gradient checkpointing, half precision and accumulation cost and save: one training step of random 3D groups.
 
-    python -m benchmarks.training_cost [brats_cpu [40 48 40]]
+    python -m benchmarks.training_cost [brats_cpu [48 48 48]]
 
 Each variant runs in a process of its own: processor seconds of the second step, and by how much both steps raised the
 peak of resident memory (on a GPU: of allocated memory, and seconds by the clock). Four images a group.
@@ -83,7 +83,7 @@ def _peak() -> float:
 
 def main() -> None:
     name, *sizes = sys.argv[1:] or ["brats_cpu"]
-    shape = tuple(map(int, sizes)) or (40, 48, 40)
+    shape = tuple(map(int, sizes)) or (48, 48, 48)
     print(f"{name} {shape}\n| | s a step | MB | loss |\n|---|---|---|---|")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for variant, overrides in VARIANTS.items():
