@@ -154,7 +154,10 @@ def test_the_image_that_does_not_fit_comes_first_and_is_named(make: Maker) -> No
 
 
 def test_the_image_that_looks_like_another_modality_is_named_with_both(make: Maker) -> None:
-    right, wrong = {"misnaming": 0.2, "disagreement": 0.5}, {"misnaming": 3.0, "looks_like": "<b>", "disagreement": 0.4}
+    right, wrong = (
+        {"misnaming": -0.3, "disagreement": 0.5},
+        {"misnaming": 0.5, "looks_like": "<b>", "disagreement": 0.4},
+    )
     page = Page(write_report(make([right, wrong])))
     assert "1 of 2 images" in page.text
     assert "a_1 was given as a but looks like <b>" in page.text

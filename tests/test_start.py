@@ -20,10 +20,11 @@ from .conftest import GroupMaker
 NETWORK = ("model.channels=[4,8]", "model.velocity_scales=[1,0]", "model.squarings=5")
 PLANE = ("data.roi=[16,16]", *NETWORK)
 SPACE = ("data.roi=[16,16,8]", *NETWORK)
+Trained = tuple[Registrar, Path]
 
 
 @pytest.fixture
-def trained(make_group: GroupMaker, tmp_path: Path) -> tuple[Registrar, Path]:
+def trained(make_group: GroupMaker, tmp_path: Path) -> Trained:
     """A 2D model of one modality that moves images, and its file."""
     settings = config.load("ready_2d", PLANE)
     registrar = methods.build(settings)
@@ -37,9 +38,7 @@ def trained(make_group: GroupMaker, tmp_path: Path) -> tuple[Registrar, Path]:
 
 
 @torch.no_grad()
-def test_a_volume_of_equal_slices_is_registered_as_one_slice(
-    trained: tuple[Registrar, Path], make_group: GroupMaker
-) -> None:
+def test_a_volume_of_equal_slices_is_registered_as_one_slice(trained: Trained, make_group: GroupMaker) -> None:
     plane, file = trained
     space = methods.build(config.load("ready_3d", SPACE))
     start_from(space, str(file))
@@ -61,9 +60,7 @@ def test_a_volume_of_equal_slices_is_registered_as_one_slice(
 
 
 @torch.no_grad()
-def test_every_modality_starts_as_the_only_one_of_the_other_model(
-    trained: tuple[Registrar, Path], make_group: GroupMaker
-) -> None:
+def test_every_modality_starts_as_the_only_one_of_the_other_model(trained: Trained, make_group: GroupMaker) -> None:
     one, file = trained
     three = methods.build(config.load("mscmr", PLANE))
     start_from(three, str(file))
@@ -73,9 +70,7 @@ def test_every_modality_starts_as_the_only_one_of_the_other_model(
 
 
 @torch.no_grad()
-def test_a_network_with_fewer_velocities_takes_the_first(
-    trained: tuple[Registrar, Path], make_group: GroupMaker
-) -> None:
+def test_a_network_with_fewer_velocities_takes_the_first(trained: Trained, make_group: GroupMaker) -> None:
     both, file = trained
     first = methods.build(config.load("ready_2d", [*PLANE, "model.velocity_scales=[1]"]))
     start_from(first, str(file))
@@ -85,7 +80,7 @@ def test_a_network_with_fewer_velocities_takes_the_first(
     torch.testing.assert_close(first.eval()(batch).velocities[0].mean, expected, atol=1e-6, rtol=0)
 
 
-def test_training_starts_from_a_checkpoint_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_starts_from_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     settings = config.load("mscmr", [*PLANE, "seed=1"])
     task = experiment.build_task(settings)
     path = tmp_path / "best.ckpt"
@@ -115,7 +110,7 @@ def test_the_package_starts_3d_from_2d() -> None:
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(
-    experiment_name: str, settings: list[str], wanted: str, trained: tuple[Registrar, Path]
+    experiment_name: str, settings: list[str], wanted: str, trained: Trained
 ) -> None:
     with pytest.raises(BingoError, match=wanted):
         start_from(methods.build(config.load(experiment_name, settings)), str(trained[1]))
