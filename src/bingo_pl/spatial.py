@@ -123,14 +123,14 @@ def integrate_all(
     """
     like = velocities[0]
     scale = _unit_scale(shape, like)
-    start = _unit_grid(identity(shape, like)[None], scale)
+    sizes = {tuple(shape), *(tuple(velocity.shape[2:]) for velocity in velocities)}
+    starts = {size: _unit_grid(identity(size, like)[None], _unit_scale(size, like)) for size in sizes}
     whole = None
     for velocity in velocities:
         own = _unit_scale(velocity.shape[2:], velocity)
-        own_start = _unit_grid(identity(velocity.shape[2:], velocity)[None], own)
-        small = run(_square, (velocity * (own / 2**steps)).flip(1), own_start, steps)
+        small = run(_square, (velocity * (own / 2**steps)).flip(1), starts[tuple(velocity.shape[2:])], steps)
         displacement = resize(small * (_ratios(velocity, shape) * scale / own).flip(0), shape)
-        whole = displacement if whole is None else _compose_in_units(whole, displacement, start)
+        whole = displacement if whole is None else _compose_in_units(whole, displacement, starts[tuple(shape)])
     assert whole is not None
     return whole.flip(1) / scale
 
