@@ -53,8 +53,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     may_keep_grid: ClassVar[bool] = False
     """Whether ``spacing_mm`` <= 0 is allowed and keeps the files' grid."""
 
-    truth_known: ClassVar[bool] = True
-    """Whether all that misaligns a group is synthetic, so that batches carry their truth."""
+    of_one_anatomy: ClassVar[bool] = True
+    """Whether the images of a group lie over each other before they are misaligned, so that copies teach nothing."""
 
     def __init__(
         self,
@@ -70,6 +70,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         images_per_step: int | None,
         ffd_spacings: Sequence[float],
         ffd_strength: float,
+        linear_strength: float,
+        copies: int,
         draws_per_test_group: int,
         workers: int,
         cache_dir: str | None,
@@ -88,6 +90,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             images_per_step: partial learning, a training step draws this many images of each group; None takes all.
             ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group.
             ffd_strength: largest control point displacement over the spacing.
+            linear_strength: standard deviation of the misalignment's linear part, in voxels; 0: none.
+            copies: of each training image, misaligned one by one; more than one only where people differ.
             draws_per_test_group: misalignments of each test group.
             workers: loader processes, and cases that are preprocessed at once.
             cache_dir: folder of preprocessed groups; None is the user's cache folder.
@@ -109,6 +113,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         self.images_per_step = images_per_step
         self.ffd_spacings = tuple(ffd_spacings)
         self.ffd_strength = ffd_strength
+        self.linear_strength = linear_strength
+        self.copies = copies
         self.draws_per_test_group = draws_per_test_group
         self.workers = workers
         cache = Path(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed").expanduser()
@@ -125,6 +131,11 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def read_case(self, case: Case) -> list[GroupBatch]:
         """Preprocess one case to batches of one group, named uniquely, without truth."""
+
+    @property
+    def truth_known(self) -> bool:
+        """Whether training batches carry a truth."""
+        return self.of_one_anatomy or self.copies > 1
 
     @property
     def relabel(self) -> dict[int, int]:
@@ -261,7 +272,15 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     def _misalign(self, batch: GroupBatch, draws: Sequence[torch.Generator]) -> GroupBatch:
         fields = [
-            draw_displacements(batch.size, batch.shape, self.ffd_spacings, self.ffd_strength, draw, batch.images.device)
+            draw_displacements(
+                batch.size,
+                batch.shape,
+                self.ffd_spacings,
+                self.ffd_strength,
+                draw,
+                batch.images.device,
+                self.linear_strength,
+            )
             for draw in draws
         ]
         return misalign(batch, torch.stack(fields))
@@ -304,6 +323,9 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             "images_per_step: at least 2, or none": self.images_per_step is None or self.images_per_step >= 2,
             "ffd_spacings: positive sizes in voxels, at least one": self.ffd_spacings and min(self.ffd_spacings) > 0,
             "ffd_strength: not negative": self.ffd_strength >= 0,
+            "linear_strength: not negative": self.linear_strength >= 0,
+            f"copies: {'1' if self.of_one_anatomy else 'at least 1'}": self.copies == 1
+            or (self.copies > 1 and not self.of_one_anatomy),
             "draws_per_test_group: at least 1": self.draws_per_test_group >= 1,
             "workers: not negative": self.workers >= 0,
         }

@@ -17,8 +17,10 @@ from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.seeding import generator
 from data_modules.base import SPLITS, GroupDataModule, Split, some
 from data_modules.cache import CachedGroup
+from data_modules.copies import copy_each, disguise
 from data_modules.pairing import CrossSubjectSampler, Pairs, merge
 from data_modules.preprocess import Case, Member, foreground, to_group
 from data_modules.problems import Problem, refuse
@@ -46,8 +48,9 @@ class Learn2RegDataModule(GroupDataModule):
 
     The pairs of MR and CT of one person serve for testing (the last ``splits[2]``; those of ``imagesTs`` come last) and
     validation (``splits[1]`` before them, merged to one group). All other people are for training, ``splits[0]`` of
-    them at most, with an MR, a CT or both. Training images are deformed at random for variety. Nothing is known of how
-    one body truly maps to another, so batches carry no truth and validation and test images stay as they are.
+    them at most, with an MR, a CT or both. Training images are deformed at random. Nothing is known of how one body
+    truly maps to another, so validation and test images stay as they are, and so a truth is to be had only of several
+    ``copies`` of each training image (`data_modules.copies`).
 
     Each image is resampled on its own grid about its own centre: the challenge has aligned them roughly, in voxels.
     """
@@ -59,7 +62,7 @@ class Learn2RegDataModule(GroupDataModule):
         "AbdomenMRCT.zip is linked at learn2reg.grand-challenge.org/Datasets (Abdomen MR-CT)."
     )
     dimensions = (3,)
-    truth_known = False
+    of_one_anatomy = False
 
     def list_cases(self) -> dict[Split, list[Case]]:
         """A case is a person in training, a group of merged pairs in validation and test."""
@@ -90,8 +93,12 @@ class Learn2RegDataModule(GroupDataModule):
         return images if case.fewest == 1 else [merge(images, case.name)]
 
     def misalign_for_training(self, batch: GroupBatch, epoch: int) -> GroupBatch:
-        """Random deformations, a function of the seed, the epoch and each group's name alone, for variety."""
-        return replace(super().misalign_for_training(batch, epoch), truth=None)
+        """Random deformations of the images or their copies, functions of the seed, the epoch and the names alone."""
+        draws = [generator(self.seed, "misalign", epoch, name) for name in batch.names]
+        if self.copies == 1:
+            return replace(self._misalign(batch, draws), truth=None)
+        misaligned = self._misalign(copy_each(batch, self.copies), draws)
+        return disguise(misaligned, self.copies, len(self.modalities), draws)
 
     def misalign_for_evaluation(self, batch: GroupBatch, split: Split) -> GroupBatch:
         """The batch as it is: people are misaligned enough."""

@@ -90,6 +90,8 @@ def cohort(root: Path, roi: tuple[int, ...]) -> AnatomiesDataModule:
         images_per_step=None,
         ffd_spacings=[5.0],
         ffd_strength=0.3,
+        linear_strength=0.0,
+        copies=1,
         draws_per_test_group=1,
         workers=0,
         cache_dir=str(root / "cache"),

@@ -65,6 +65,8 @@ def make(root: Path, **changes: Any) -> ToyDataModule:
         "images_per_step": None,
         "ffd_spacings": [4.0],
         "ffd_strength": 0.3,
+        "linear_strength": 0.0,
+        "copies": 1,
         "draws_per_test_group": 3,
         "workers": 0,
         "cache_dir": str(root / "cache"),

@@ -38,6 +38,8 @@ def make(name: str, root: Path, **changes: Any) -> GroupDataModule:
         "images_per_step": None,
         "ffd_spacings": [4.0],
         "ffd_strength": 0.3,
+        "linear_strength": 0.0,
+        "copies": 1,
         "draws_per_test_group": 1,
         "workers": 0,
         "cache_dir": None,

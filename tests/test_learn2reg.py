@@ -68,6 +68,8 @@ def make(root: Path, /, **changes: object) -> Learn2RegDataModule:
         "images_per_step": 2,
         "ffd_spacings": [4.0],
         "ffd_strength": 0.2,
+        "linear_strength": 0.0,
+        "copies": 1,
         "draws_per_test_group": 1,
         "workers": 0,
         "cache_dir": str(root / "cache"),
@@ -76,8 +78,8 @@ def make(root: Path, /, **changes: object) -> Learn2RegDataModule:
     return Learn2RegDataModule(**{**own, **changes})  # type: ignore[arg-type]
 
 
-def ready(root: Path) -> Learn2RegDataModule:
-    data = make(root)
+def ready(root: Path, **changes: object) -> Learn2RegDataModule:
+    data = make(root, **changes)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -144,6 +146,18 @@ def test_nothing_but_training_is_deformed_and_no_truth_is_claimed(cohort: Path) 
     assert deformed.truth is None
     assert not torch.equal(deformed.images, batch.images)
     assert data.misalign_for_evaluation(batch, "test") is batch
+
+
+def test_copies_of_training_images_carry_a_truth(cohort: Path) -> None:
+    data = ready(cohort, copies=2, linear_strength=0.5)
+    batch = next(iter(data.train_dataloader()))
+    first, again, later = (data.misalign_for_training(batch, epoch) for epoch in (0, 0, 1))
+    assert data.truth_known
+    assert first.truth is not None
+    assert first.anatomies is not None
+    assert first.anatomies.tolist() == [[0, 0, 1, 1]] * batch.groups
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, later.images)
 
 
 def test_pairs_repeat_with_seed_and_epoch_and_ranks_share_them() -> None:

@@ -37,6 +37,13 @@ def test_the_same_key_draws_the_same_and_another_key_another() -> None:
     assert not torch.equal(draws[0], draws[2])
 
 
+def test_a_linear_part_comes_on_top_and_has_the_deviation_that_is_asked_for() -> None:
+    free_form, both = (draw_displacements(40, (16, 16, 16), (8,), 0.1, generator(1), linear=x) for x in (0.0, 2.0))
+    middle = (both - free_form)[..., 8, 8, 8]  # the translation, nearly
+    assert middle.std() == pytest.approx(2.0, rel=0.2)
+    assert torch.equal(free_form, draw_displacements(40, (16, 16, 16), (8,), 0.1, generator(1)))
+
+
 @pytest.mark.parametrize("shape", [(48, 48), (24, 24, 24)])
 def test_the_recipe_does_not_fold(shape: tuple[int, ...]) -> None:
     """Control displacements below 0.4 spacings keep a cubic B-spline deformation injective (Choi & Lee 2000)."""

@@ -33,6 +33,9 @@ class GroupBatch:
     """(B,) a name for each group."""
     truth: Tensor | None = None
     """(B, N, D, *S) what misaligned each image, ``image(p) = original(p + truth(p))``; None if unknown."""
+    anatomies: Tensor | None = None
+    """(B, N) long, equal where the originals lie over each other, so that the truth tells how two images map to each
+    other; None: all of a group's do."""
 
     def __post_init__(self) -> None:
         b, n, c, *shape = self.images.shape
@@ -45,6 +48,7 @@ class GroupBatch:
         assert self.spacing.dtype == torch.float32, f"spacing must be float32, got {self.spacing.dtype}"
         assert len(self.names) == b, f"{b} groups, {len(self.names)} names"
         assert self.truth is None or self.truth.shape == (b, n, len(shape), *shape), "truth must be (B, N, D, *S)"
+        assert self.anatomies is None or self.anatomies.shape == (b, n), f"anatomies must be {(b, n)}"
 
     @property
     def groups(self) -> int:
@@ -90,12 +94,18 @@ class GroupBatch:
             masks=function(self.masks),
             labels=function(self.labels),
             truth=None if self.truth is None else function(self.truth),
+            anatomies=None if self.anatomies is None else function(self.anatomies),
         )
 
 
 def collate(batches: Sequence[GroupBatch]) -> GroupBatch:
     """Join batches of equally many images and equal shape along B."""
-    truths = [batch.truth for batch in batches]
+
+    def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        """None where one lacks it."""
+        known = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(known) if len(known) == len(tensors) else None
+
     return GroupBatch(
         images=torch.cat([batch.images for batch in batches]),
         modalities=torch.cat([batch.modalities for batch in batches]),
@@ -103,5 +113,6 @@ def collate(batches: Sequence[GroupBatch]) -> GroupBatch:
         labels=torch.cat([batch.labels for batch in batches]),
         spacing=torch.cat([batch.spacing for batch in batches]),
         names=tuple(name for batch in batches for name in batch.names),
-        truth=None if any(truth is None for truth in truths) else torch.cat([t for t in truths if t is not None]),
+        truth=join([batch.truth for batch in batches]),
+        anatomies=join([batch.anatomies for batch in batches]),
     )

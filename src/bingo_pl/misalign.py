@@ -1,4 +1,4 @@
-"""Synthetic misalignment: cubic B-spline free-form deformations with their truth kept."""
+"""Synthetic misalignment: cubic B-spline free-form deformations, linear maps, with their truth kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.spatial import Shape, bspline_control_points, free_form_displacement, warp, warp_labels
+from bingo_pl.spatial import (
+    Shape,
+    bspline_control_points,
+    compose,
+    free_form_displacement,
+    linear_displacement,
+    warp,
+    warp_labels,
+)
 
 
 def draw_displacements(
@@ -19,11 +27,12 @@ def draw_displacements(
     strength: float,
     generator: torch.Generator,
     device: torch.device | str = "cpu",
+    linear: float = 0.0,
 ) -> Tensor:
     """Independent random deformations for one group.
 
     One control point spacing is drawn for the group, then each control point moves by a uniform
-    draw of up to ``strength`` times the spacing along each axis.
+    draw of up to ``strength`` times the spacing along each axis. A linear map may follow, phi = A o (id + f).
 
     Args:
         size: N, images in the group.
@@ -32,6 +41,7 @@ def draw_displacements(
         strength: largest control displacement over the spacing; below 0.4 a cubic B-spline cannot fold.
         generator: the only source of randomness, on the CPU so that every device sees the same draw.
         device: where the displacements are evaluated.
+        linear: standard deviation in voxels of the parameters of `spatial.linear_displacement`; 0 draws none.
 
     Returns:
         (N, D, *S) displacements in voxels.
@@ -40,7 +50,11 @@ def draw_displacements(
     control_shape = [bspline_control_points(extent, spacing) for extent in shape]
     uniform = torch.rand(size, len(shape), *control_shape, generator=generator)
     control = (2 * uniform - 1) * strength * spacing
-    return free_form_displacement(control.to(device), spacing, shape)
+    free_form = free_form_displacement(control.to(device), spacing, shape)
+    if not linear:
+        return free_form
+    parameters = linear * torch.randn(size, len(shape), len(shape) + 1, generator=generator)
+    return compose(linear_displacement(parameters.to(device), shape), free_form)
 
 
 def misalign(batch: GroupBatch, displacements: Tensor) -> GroupBatch:

@@ -232,3 +232,25 @@ def free_form_displacement(control: Tensor, spacing: float, shape: Shape) -> Ten
     for size in shape:  # each pass consumes the first spatial axis and appends its result as the last
         field = torch.tensordot(field, bspline_basis(size, spacing, control), dims=([2], [1]))
     return field
+
+
+def linear_displacement(parameters: Tensor, shape: Shape) -> Tensor:
+    """The displacement of linear maps about the centre of the image; that of ``-parameters`` is the inverse's.
+
+    Args:
+        parameters: (..., D, D + 1), the logarithm of the homogeneous matrix: how far a point at half the longest side
+            moves along each axis, and the translation, both in voxels.
+        shape: *S.
+
+    Returns:
+        (..., D, *S).
+    """
+    dims = len(shape)
+    half = max(shape) / 2
+    scale = parameters.new_tensor([*[1 / half] * dims, 1.0])
+    logarithm = torch.cat([parameters * scale, parameters.new_zeros(*parameters.shape[:-2], 1, dims + 1)], dim=-2)
+    matrix = torch.linalg.matrix_exp(logarithm)[..., :dims, :]
+    centre = parameters.new_tensor([(size - 1) / 2 for size in shape])
+    points = identity(shape, parameters).flatten(1) - centre[:, None]  # (D, V)
+    moved = matrix[..., :dims] @ points + matrix[..., dims:]
+    return (moved - points).unflatten(-1, tuple(shape))

@@ -19,20 +19,25 @@ SMALLEST_DETERMINANT = 1e-9
 """Below it, where space collapses or folds, the logarithm of a Jacobian determinant is taken of this value."""
 
 
-def warping_residual(displacement: Tensor, truth: Tensor) -> Tensor:
+def warping_residual(displacement: Tensor, truth: Tensor, anatomies: Tensor | None = None) -> Tensor:
     """What is left of a known misalignment after registration, up to a map common to the group.
 
-    ``r_m(p) = u_m(p) + g_m(p + u_m(p))``, minus its mean over the group, which no groupwise method can know.
+    ``r_m(p) = u_m(p) + g_m(p + u_m(p))``, minus its mean over the group, which no groupwise method can know; over the
+    images of an anatomy where a group has several.
 
     Args:
         displacement: u (B, N, D, *S), from the common space to each image.
         truth: g (B, N, D, *S), the displacement that misaligned each image.
+        anatomies: (B, N), see `GroupBatch.anatomies`.
 
     Returns:
         (B, N, D, *S) in voxels.
     """
     residual = compose(truth.flatten(0, 1), displacement.flatten(0, 1)).unflatten(0, displacement.shape[:2])
-    return residual - residual.mean(1, keepdim=True)
+    if anatomies is None:
+        return residual - residual.mean(1, keepdim=True)
+    alike = (anatomies[:, :, None] == anatomies[:, None]).to(residual.dtype)
+    return residual - torch.einsum("bmn,bn...->bm...", alike / alike.sum(2, keepdim=True), residual)
 
 
 def squared_length_over(residual: Tensor, masks: Tensor) -> Tensor:

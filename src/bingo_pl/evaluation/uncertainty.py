@@ -130,7 +130,7 @@ def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Ten
         Scalar, a mean over voxels and axes, up to a constant.
     """
     assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
-    residual = warping_residual(result.displacement.detach(), batch.truth)
+    residual = warping_residual(result.displacement.detach(), batch.truth, batch.anatomies)
     variance = _displacement_variance(result.velocities, batch.shape) + SMALLEST_VARIANCE
     return 0.5 * (residual**2 / variance + variance.log()).mean()
 

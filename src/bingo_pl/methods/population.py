@@ -24,8 +24,8 @@ from bingo_pl.spatial import (
     Shape,
     bspline_control_points,
     free_form_displacement,
-    identity,
     invert,
+    linear_displacement,
     resize_displacement,
 )
 
@@ -138,28 +138,6 @@ class IterativePopulation(SimilarityRegistrar):
 
 
 def rigid(parameters: Tensor) -> Tensor:
-    """Parameters (..., D, D + 1) of `linear_displacement` with the stretching left out."""
+    """Parameters (..., D, D + 1) of `spatial.linear_displacement` with the stretching left out."""
     matrix, translation = parameters[..., :-1], parameters[..., -1:]
     return torch.cat([(matrix - matrix.mT) / 2, translation], dim=-1)
-
-
-def linear_displacement(parameters: Tensor, shape: Shape) -> Tensor:
-    """The displacement of linear maps about the centre of the image; that of ``-parameters`` is the inverse's.
-
-    Args:
-        parameters: (B, N, D, D + 1), the logarithm of the homogeneous matrix: how far a point at half the longest side
-            moves along each axis, and the translation, both in voxels.
-        shape: *S.
-
-    Returns:
-        (B, N, D, *S).
-    """
-    dims = len(shape)
-    half = max(shape) / 2
-    scale = parameters.new_tensor([*[1 / half] * dims, 1.0])
-    logarithm = torch.cat([parameters * scale, parameters.new_zeros(*parameters.shape[:2], 1, dims + 1)], dim=2)
-    matrix = torch.linalg.matrix_exp(logarithm)[..., :dims, :]
-    centre = parameters.new_tensor([(size - 1) / 2 for size in shape])
-    points = identity(shape, parameters).flatten(1) - centre[:, None]  # (D, V)
-    moved = matrix[..., :dims] @ points + matrix[..., dims:]
-    return (moved - points).unflatten(-1, tuple(shape))

@@ -71,7 +71,7 @@ def train(config: Config, console: Console) -> Path:
     if learns and config.weights.truth and not data.truth_known:
         raise BingoError(
             f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "
-            "map to each other. Set weights.truth=0"
+            "map to each other. Set weights.truth=0, or data.copies=2 to learn from copies"
         )
     data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
@@ -173,6 +173,8 @@ def build_data(config: Config, console: Console) -> GroupDataModule:
         images_per_step=data.images_per_step,
         ffd_spacings=data.ffd_spacings,
         ffd_strength=data.ffd_strength,
+        linear_strength=data.linear_strength,
+        copies=data.copies,
         draws_per_test_group=data.draws_per_test_group,
         workers=data.workers,
         cache_dir=data.cache_dir,
@@ -258,7 +260,7 @@ def _fit(
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
-        keep_checkpoint(run, "best", "val/gwi" if data.truth_known else "val/dice", config.trainer.validate_every),
+        keep_checkpoint(run, "best", "val/gwi" if data.of_one_anatomy else "val/dice", config.trainer.validate_every),
         keep_checkpoint(run, "last", None, 1),
     ]
     callbacks = [

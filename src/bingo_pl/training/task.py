@@ -159,7 +159,7 @@ def truth_loss(batch: GroupBatch, result: Registration) -> Tensor:
     is left to the method, since nothing in the images tells it.
     """
     assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
-    residual = metrics.warping_residual(result.displacement, batch.truth)
+    residual = metrics.warping_residual(result.displacement, batch.truth, batch.anatomies)
     masks = metrics.warp_group_labels(batch.masks, result.displacement.detach())
     squares = metrics.squared_length_over(residual, masks)
     return (squares + SMALLEST_RESIDUAL**2).sqrt().mean()
