@@ -48,8 +48,8 @@ class DataConfig:
     """Standard deviation of the linear part of the misalignment, in voxels: of the translation, and of what each entry of
     the matrix moves a point at half the longest side. 0: none."""
     copies: int = 1
-    """`learn2reg`: how often a training group has each image, all but one in random contrasts, each misaligned anew. Of 2
-    copies and more the truth is known, which `weights.truth` takes."""
+    """`learn2reg`: how often a training group has each image, all but one in random contrasts, each misaligned anew.
+    The truth of 2 copies and more is known, which `weights.truth` takes."""
     draws_per_test_group: int = 1
     """Misalignments drawn for each test group."""
     fill_nonfinite: float | None = None
