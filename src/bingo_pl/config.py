@@ -45,7 +45,7 @@ class DataConfig:
     ffd_strength: float = 0.4
     """Largest displacement of a control point over the spacing."""
     linear_strength: float = 0.0
-    """Standard deviation of the linear part of the misalignment, in voxels: of the translation, and of what each entry of
+    """Standard deviation of the misalignment's linear part in voxels: of the translation, and of how far each entry of
     the matrix moves a point at half the longest side. 0: none."""
     copies: int = 1
     """`learn2reg`: how often a training group has each image, all but one in random contrasts, each misaligned anew.
