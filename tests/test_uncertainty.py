@@ -120,6 +120,24 @@ def test_the_likelihood_is_best_where_the_variance_is_that_of_the_residual(make_
     assert loss(1.0) < min(loss(0.7), loss(1.4))
 
 
+def test_the_likelihood_counts_the_mean_over_each_anatomy(make_group: GroupMaker) -> None:
+    """One anatomy named is as none named; in two of two copies each, the variance is half of each image's own."""
+    batch = make_group(modalities=(0, 1, 2, 1))
+    assert batch.truth is not None
+    one = dataclasses.replace(batch, anatomies=torch.zeros(2, 4, dtype=torch.long))
+    torch.testing.assert_close(
+        negative_log_likelihood(one, with_variance(one, 2.0)), negative_log_likelihood(batch, with_variance(batch, 2.0))
+    )
+    two = dataclasses.replace(batch, anatomies=torch.tensor([[0, 0, 1, 1]] * 2))
+    residual = warping_residual(torch.zeros_like(batch.truth), batch.truth, two.anatomies)
+
+    def loss(factor: float) -> float:
+        variance = factor * (residual**2).mean().item() / (4 * (1 - 1 / 2) * 25 / 64)
+        return negative_log_likelihood(two, with_variance(two, variance)).item()
+
+    assert loss(1.0) < min(loss(0.7), loss(1.4))
+
+
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_the_stranger_among_copies_is_named(make_group: GroupMaker, size: int) -> None:
     batch = make_group(modalities=(1,) * size)

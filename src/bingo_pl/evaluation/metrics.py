@@ -36,8 +36,13 @@ def warping_residual(displacement: Tensor, truth: Tensor, anatomies: Tensor | No
     residual = compose(truth.flatten(0, 1), displacement.flatten(0, 1)).unflatten(0, displacement.shape[:2])
     if anatomies is None:
         return residual - residual.mean(1, keepdim=True)
-    alike = (anatomies[:, :, None] == anatomies[:, None]).to(residual.dtype)
-    return residual - torch.einsum("bmn,bn...->bm...", alike / alike.sum(2, keepdim=True), residual)
+    return residual - torch.einsum("bmn,bn...->bm...", anatomy_shares(anatomies).to(residual), residual)
+
+
+def anatomy_shares(anatomies: Tensor) -> Tensor:
+    """Of each image n in the mean over the images of image m's anatomy: (B, N, N) from (B, N), rows m."""
+    alike = (anatomies[:, :, None] == anatomies[:, None]).float()
+    return alike / alike.sum(2, keepdim=True)
 
 
 def squared_length_over(residual: Tensor, masks: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.evaluation.metrics import warping_residual
+from bingo_pl.evaluation.metrics import anatomy_shares, warping_residual
 from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo, BingoRegistration, DomainOrder
 from bingo_pl.methods.posterior import SMALLEST_VARIANCE, Gaussian
@@ -131,7 +131,7 @@ def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Ten
     """
     assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
     residual = warping_residual(result.displacement.detach(), batch.truth, batch.anatomies)
-    variance = _displacement_variance(result.velocities, batch.shape) + SMALLEST_VARIANCE
+    variance = _displacement_variance(result.velocities, batch.shape, batch.anatomies) + SMALLEST_VARIANCE
     return 0.5 * (residual**2 / variance + variance.log()).mean()
 
 
@@ -148,11 +148,18 @@ def _draw(velocities: Sequence[Gaussian], generator: torch.Generator) -> list[Te
     return [(velocity - velocity.mean(1, keepdim=True)).flatten(0, 1) for velocity in drawn]
 
 
-def _displacement_variance(velocities: Sequence[Gaussian], shape: Shape) -> Tensor:
-    """The variance of `_draw`'s displacements (B, N, D, *S), to first order: levels add up, none moves another."""
+def _displacement_variance(velocities: Sequence[Gaussian], shape: Shape, anatomies: Tensor | None = None) -> Tensor:
+    """The variance of `_draw`'s displacements (B, N, D, *S), to first order: levels add up, none moves another.
+
+    Where a group has several ``anatomies`` (B, N), that of the displacements minus their mean over each.
+    """
     own = torch.stack([_resized_variance(velocity.variance, shape) for velocity in velocities]).sum(0)
     size = own.shape[1]
-    return own * (1 - 2 / size) + own.mean(1, keepdim=True) / size  # of x_m minus the mean of N independent x
+    if anatomies is None:
+        return own * (1 - 2 / size) + own.mean(1, keepdim=True) / size  # of x_m minus the mean of N independent x
+    shares = anatomy_shares(anatomies).to(own)  # of x_m minus a weighted mean
+    kept = 1 - 2 * shares.diagonal(dim1=1, dim2=2).reshape(*own.shape[:2], *[1] * (own.ndim - 2))
+    return own * kept + torch.einsum("bmn,bn...->bm...", shares**2, own)
 
 
 def _resized_variance(variance: Tensor, shape: Shape) -> Tensor:
