@@ -25,7 +25,7 @@ from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, Tra
 from bingo_pl.training.history import History
 from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
 from bingo_pl.training.processes import agreed, check_processes, leave
-from bingo_pl.training.provenance import read_config, read_provenance
+from bingo_pl.training.provenance import read_config, read_provenance, read_weights
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.start import start_from
 from bingo_pl.training.task import Optimisation, RegistrationTask
@@ -293,9 +293,9 @@ def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Co
     Raises:
         BingoError: not a checkpoint of this project, or of another network than that of ``config``.
     """
-    trained_with = read_config(checkpoint)
+    trained_with, weights = read_weights(checkpoint)
     _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
-    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    task.load_state_dict(weights)
     return trained_with
 
 

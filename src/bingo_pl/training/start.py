@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import ready_model
-from bingo_pl.training.provenance import read_config
+from bingo_pl.training.provenance import read_weights
 
 READY = {ready_model.location(dims).stem: dims for dims in (2, 3)}
 """The package's models by name, and their D."""
@@ -66,8 +65,7 @@ def _weights(source: str) -> Mapping[str, Tensor]:
     path = Path(source)
     if path.suffix == ".safetensors":
         return ready_model.read(path)[0].state_dict()
-    read_config(path)  # refuses what is no checkpoint of this project
-    task: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    _, task = read_weights(path)
     prefix = "registrar."
     return {name.removeprefix(prefix): tensor for name, tensor in task.items() if name.startswith(prefix)}
 
