@@ -10,6 +10,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -27,6 +28,7 @@ from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from data_modules.cache import CachedGroup, GroupCache, load_group
+from data_modules.copies import copy_each, disguise
 from data_modules.preprocess import Case, Preprocessing
 from data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 
@@ -41,7 +43,7 @@ log = logging.getLogger(__name__)
 class GroupDataModule(pl.LightningDataModule, ABC):
     """A cohort of image groups.
 
-    Groups are cached as the files have them; each batch is misaligned by random free-form deformations on the device.
+    Groups are cached as the files have them; each batch is misaligned by random deformations on the device.
     Use with ``Trainer(use_distributed_sampler=False)``: the ranks share training and validation here, while the test
     runs on all groups on every rank.
     """
@@ -54,7 +56,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     """Whether ``spacing_mm`` <= 0 is allowed and keeps the files' grid."""
 
     of_one_anatomy: ClassVar[bool] = True
-    """Whether the images of a group lie over each other before they are misaligned, so that copies teach nothing."""
+    """Whether the images of a group lie over each other before they are misaligned. Where they do not, copies alone
+    have a truth."""
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group.
             ffd_strength: largest control point displacement over the spacing.
             linear_strength: standard deviation of the misalignment's linear part, in voxels; 0: none.
-            copies: of each training image, misaligned one by one; more than one only where people differ.
+            copies: of each training image, see `data_modules.copies`; more than one only where people differ.
             draws_per_test_group: misalignments of each test group.
             workers: loader processes, and cases that are preprocessed at once.
             cache_dir: folder of preprocessed groups; None is the user's cache folder.
@@ -209,7 +212,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         )
 
     def misalign_for_training(self, batch: GroupBatch, epoch: int) -> GroupBatch:
-        """New members and a new misalignment: functions of the seed, the epoch and each group's name alone.
+        """New members, or copies, and a new misalignment: functions of the seed, the epoch and each group's name alone.
 
         So they depend neither on the batching nor on the number of processes, and a resumed run repeats them.
         """
@@ -219,7 +222,13 @@ class GroupDataModule(pl.LightningDataModule, ABC):
                 torch.randperm(batch.size, generator=draw)[: self.images_per_step].sort().values for draw in draws
             ]
             batch = batch.select(torch.stack(chosen))
-        return self._misalign(batch, [generator(self.seed, "misalign", epoch, name) for name in batch.names])
+        draws = [generator(self.seed, "misalign", epoch, name) for name in batch.names]
+        if self.copies > 1:
+            return disguise(
+                self._misalign(copy_each(batch, self.copies), draws), self.copies, len(self.modalities), draws
+            )
+        misaligned = self._misalign(batch, draws)
+        return misaligned if self.of_one_anatomy else replace(misaligned, truth=None)
 
     def misalign_for_evaluation(self, batch: GroupBatch, split: Split) -> GroupBatch:
         """The misalignment that is fixed by the seed, the split and each group's name."""
@@ -324,8 +333,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             "ffd_spacings: positive sizes in voxels, at least one": self.ffd_spacings and min(self.ffd_spacings) > 0,
             "ffd_strength: not negative": self.ffd_strength >= 0,
             "linear_strength: not negative": self.linear_strength >= 0,
-            f"copies: {'1' if self.of_one_anatomy else 'at least 1'}": self.copies == 1
-            or (self.copies > 1 and not self.of_one_anatomy),
+            "copies: at least 1": self.copies >= 1,
+            "copies: 1 where the images of a group show one anatomy": self.copies <= 1 or not self.of_one_anatomy,
             "draws_per_test_group: at least 1": self.draws_per_test_group >= 1,
             "workers: not negative": self.workers >= 0,
         }

@@ -24,7 +24,7 @@ BIAS = 0.3
 """Largest standard deviation of the logarithm of a bias field, on a grid of `BIAS_CELLS` a side."""
 BIAS_CELLS = 4
 SHORTENED = (0.15, 0.15, 0.7)
-"""Share of images whose field of view ends early along each axis: mostly from head to foot."""
+"""Share of images whose field of view ends early along each axis of a volume in RAS: mostly from head to foot."""
 CUT = 0.25
 """Largest share of an axis that is cut at either end."""
 
@@ -38,15 +38,18 @@ def copy_each(batch: GroupBatch, copies: int) -> GroupBatch:
 def disguise(batch: GroupBatch, copies: int, modalities: int, draws: Sequence[torch.Generator]) -> GroupBatch:
     """Let the copies of an image look as if they were of different scanners.
 
-    All but the first of the copies get a random contrast and modality, most of them; every image gets a bias field and
-    ends of its own. Where an image ends says nothing of how its anatomy lies, so it must not travel with the
-    anatomy from copy to copy.
+    Most of the copies but the first get a random contrast and modality, every image a bias field, four in five an end
+    of their own. Where an image ends says nothing of how its anatomy lies, so it should not travel with the anatomy
+    from copy to copy.
 
     Args:
         batch: of `copy_each`, misaligned.
         copies: of each image.
         modalities: to choose from.
         draws: a generator for each group, on the CPU.
+
+    Returns:
+        The batch with other images, modalities and masks; labels and truth are as they were.
     """
     groups = [
         _disguise_group(images, own, masks, copies, modalities, draw)
@@ -74,7 +77,7 @@ def _disguise_group(
 
 
 def recoloured(image: Tensor, draw: torch.Generator) -> Tensor:
-    """An image with values in [0, 1] in a random contrast: a piecewise linear map, not monotonic, and noise."""
+    """An image (1, *S) in [0, 1] in a random contrast: by a piecewise linear map, not monotonic, with noise."""
     count = int(torch.randint(KNOTS[0], KNOTS[1] + 1, (1,), generator=draw))
     levels = torch.rand(count, generator=draw)
     if torch.rand(1, generator=draw) < DARK:

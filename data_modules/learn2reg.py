@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError, unknown_name
-from bingo_pl.seeding import generator
 from data_modules.base import SPLITS, GroupDataModule, Split, some
 from data_modules.cache import CachedGroup
-from data_modules.copies import copy_each, disguise
 from data_modules.pairing import CrossSubjectSampler, Pairs, merge
 from data_modules.preprocess import Case, Member, foreground, to_group
 from data_modules.problems import Problem, refuse
@@ -91,14 +88,6 @@ class Learn2RegDataModule(GroupDataModule):
         """A training case's images singly, named ``<case>_<modality>``; a merged group's as one batch."""
         images = [self._read_member(case, member) for member in case.members]
         return images if case.fewest == 1 else [merge(images, case.name)]
-
-    def misalign_for_training(self, batch: GroupBatch, epoch: int) -> GroupBatch:
-        """Random deformations of the images or their copies, functions of the seed, the epoch and the names alone."""
-        draws = [generator(self.seed, "misalign", epoch, name) for name in batch.names]
-        if self.copies == 1:
-            return replace(self._misalign(batch, draws), truth=None)
-        misaligned = self._misalign(copy_each(batch, self.copies), draws)
-        return disguise(misaligned, self.copies, len(self.modalities), draws)
 
     def misalign_for_evaluation(self, batch: GroupBatch, split: Split) -> GroupBatch:
         """The batch as it is: people are misaligned enough."""

@@ -38,10 +38,13 @@ def test_the_same_key_draws_the_same_and_another_key_another() -> None:
 
 
 def test_a_linear_part_comes_on_top_and_has_the_deviation_that_is_asked_for() -> None:
-    free_form, both = (draw_displacements(40, (16, 16, 16), (8,), 0.1, generator(1), linear=x) for x in (0.0, 2.0))
-    middle = (both - free_form)[..., 8, 8, 8]  # the translation, nearly
-    assert middle.std() == pytest.approx(2.0, rel=0.2)
-    assert torch.equal(free_form, draw_displacements(40, (16, 16, 16), (8,), 0.1, generator(1)))
+    shape = (17, 17, 17)
+    linear = draw_displacements(200, shape, (8,), 0.0, generator(1), linear=0.5)
+    assert linear[..., 8, 8, 8].std() == pytest.approx(0.5, rel=0.1), "the translation"
+    slope = (linear[:, 0, 16, 8, 8] - linear[:, 0, 0, 8, 8]) / 16  # of the first entry of the matrix
+    assert (slope * 17 / 2).std() == pytest.approx(0.5, rel=0.15)
+    free_form, both = (draw_displacements(3, shape, (8,), 0.1, generator(1), linear=x) for x in (0.0, 1e-6))
+    torch.testing.assert_close(both, free_form, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (24, 24, 24)])

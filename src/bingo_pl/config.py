@@ -46,10 +46,10 @@ class DataConfig:
     """Largest displacement of a control point over the spacing."""
     linear_strength: float = 0.0
     """Standard deviation of the misalignment's linear part in voxels: of the translation, and of how far each entry of
-    the matrix moves a point at half the longest side. 0: none."""
+    the matrix (its logarithm) moves a point at half the longest side. 0: none."""
     copies: int = 1
-    """`learn2reg`: how often a training group has each image, all but one in random contrasts, each misaligned anew.
-    The truth of 2 copies and more is known, which `weights.truth` takes."""
+    """`learn2reg`: how often a training group has each image, each misaligned on its own and all but one in random
+    contrasts, most of them. The truth of 2 copies and more is known, which `weights.truth` takes."""
     draws_per_test_group: int = 1
     """Misalignments drawn for each test group."""
     fill_nonfinite: float | None = None

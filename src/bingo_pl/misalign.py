@@ -32,7 +32,8 @@ def draw_displacements(
     """Independent random deformations for one group.
 
     One control point spacing is drawn for the group, then each control point moves by a uniform
-    draw of up to ``strength`` times the spacing along each axis. A linear map may follow, phi = A o (id + f).
+    draw of up to ``strength`` times the spacing along each axis. A linear map may follow,
+    phi = A o (id + f); beyond the grid A is continued as at its border.
 
     Args:
         size: N, images in the group.

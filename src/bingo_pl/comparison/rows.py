@@ -26,7 +26,7 @@ from bingo_pl.training.resumption import INDIFFERENT
 TRAININGS = "trainings"
 """Folder of the runs under the table's."""
 IDENTITY = "row.yaml"
-OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step")
+OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step", "data.copies")
 """Settings that may differ between the rows of a table. The groups they are tested on are the same."""
 OF_METHOD = ("method", "similarity.", "iterative.", "refine.")
 OF_REFINEMENT = ("similarity.", "refine.")
@@ -171,7 +171,8 @@ def _given(trained_with: Config, config: Config, registrar: Registrar) -> str:
     if trained_with.model.similarity and trained_with.method == "bingo":
         given.append(f"{trained_with.model.similarity.upper()} beside the ELBO")
     if trained_with.weights.truth:
-        given.append("synthetic misalignment")
+        copies = trained_with.data.copies
+        given.append("synthetic misalignment" + (f" of {copies} copies of each" if copies > 1 else ""))
     if trained_with.trainer.start:
         given.append(f"the weights of {Path(trained_with.trainer.start).stem} to start from")
     if config.refine.steps:

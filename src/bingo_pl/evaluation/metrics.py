@@ -52,7 +52,9 @@ def squared_length_over(residual: Tensor, masks: Tensor) -> Tensor:
     return (squares * inside).sum(2) / inside.sum(2).clamp(min=1)
 
 
-def groupwise_warping_index(displacement: Tensor, truth: Tensor, masks: Tensor) -> Tensor:
+def groupwise_warping_index(
+    displacement: Tensor, truth: Tensor, masks: Tensor, anatomies: Tensor | None = None
+) -> Tensor:
     """gWI of each group in voxels: RMS residual over the registered foreground of an image, averaged over images.
 
     Luo & Zhuang, X-metric (2022); 0 is perfect.
@@ -61,12 +63,13 @@ def groupwise_warping_index(displacement: Tensor, truth: Tensor, masks: Tensor) 
         displacement: (B, N, D, *S), from the common space to each image.
         truth: (B, N, D, *S), the displacement that misaligned each image.
         masks: (B, N, 1, *S) bool, each image's foreground before registration.
+        anatomies: (B, N), see `GroupBatch.anatomies`.
 
     Returns:
         (B,).
     """
     registered = warp_group_labels(masks, displacement)
-    return squared_length_over(warping_residual(displacement, truth), registered).sqrt().mean(1)
+    return squared_length_over(warping_residual(displacement, truth, anatomies), registered).sqrt().mean(1)
 
 
 def warp_group_labels(labels: Tensor, displacement: Tensor) -> Tensor:
@@ -177,9 +180,11 @@ def sdlogj(displacement: Tensor) -> Tensor:
 
 def evaluate(batch: GroupBatch, displacement: Tensor, label_ids: Sequence[int]) -> dict[str, Tensor]:
     """What each validation can afford, (B,) each: ``dice``, ``gwi`` (NaN without truth) and ``folding_percent``."""
-    unknown = displacement.new_full((batch.groups,), torch.nan)
+    gwi = displacement.new_full((batch.groups,), torch.nan)
+    if batch.truth is not None:
+        gwi = groupwise_warping_index(displacement, batch.truth, batch.masks, batch.anatomies)
     return {
         "dice": dice(warp_group_labels(batch.labels, displacement), label_ids),
-        "gwi": unknown if batch.truth is None else groupwise_warping_index(displacement, batch.truth, batch.masks),
+        "gwi": gwi,
         "folding_percent": folding_percent(displacement),
     }

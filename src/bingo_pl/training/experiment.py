@@ -73,6 +73,11 @@ def train(config: Config, console: Console) -> Path:
             f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "
             "map to each other. Set weights.truth=0, or data.copies=2 to learn from copies"
         )
+    if learns and config.data.copies > 1 and not config.weights.truth:
+        raise BingoError(
+            f"data.copies={config.data.copies} without weights.truth: copies look like no real image, only their truth "
+            "teaches. Set weights.truth, or data.copies=1"
+        )
     data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
     if not learns:

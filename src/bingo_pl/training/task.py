@@ -155,8 +155,8 @@ class RegistrationTask(pl.LightningModule):
 def truth_loss(batch: GroupBatch, result: Registration) -> Tensor:
     """The gWI, in voxels: RMS residual over the registered foreground of an image, averaged over images and groups.
 
-    Not its square, by which the groups that are misaligned most would count most. The map that a group has in common
-    is left to the method, since nothing in the images tells it.
+    Not its square, by which the groups that are misaligned most would count most. The map that a group, or each of its
+    anatomies, has in common is left to the method, since nothing in the images tells it.
     """
     assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
     residual = metrics.warping_residual(result.displacement, batch.truth, batch.anatomies)
