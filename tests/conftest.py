@@ -23,6 +23,12 @@ def smooth(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
     return torch.nn.functional.interpolate(noise, size=shape, mode=mode)[0, 0]
 
 
+@pytest.fixture(autouse=True)
+def parameters_repeat() -> None:
+    """Networks made without a seed of their own are the same in every run and beside any other tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def make_group() -> GroupMaker:
     """Makes misaligned groups of images that share an anatomy and differ in contrast."""
