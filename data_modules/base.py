@@ -214,7 +214,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
     def misalign_for_training(self, batch: GroupBatch, epoch: int) -> GroupBatch:
         """New members, or copies, and a new misalignment: functions of the seed, the epoch and each group's name alone.
 
-        So they depend neither on the batching nor on the number of processes, and a resumed run repeats them.
+        So they depend neither on the batching nor on the number of processes, and a resumed run repeats them. In every
+        other epoch the copies of each image are a group of their own, so that small groups are learned too.
         """
         if self.images_per_step is not None:
             draws = [generator(self.seed, "members", epoch, name) for name in batch.names]
@@ -224,9 +225,9 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             batch = batch.select(torch.stack(chosen))
         draws = [generator(self.seed, "misalign", epoch, name) for name in batch.names]
         if self.copies > 1:
-            return disguise(
-                self._misalign(copy_each(batch, self.copies), draws), self.copies, len(self.modalities), draws
-            )
+            copied = self._misalign(copy_each(batch, self.copies), draws)
+            disguised = disguise(copied, self.copies, len(self.modalities), draws)
+            return disguised.parted(self.copies) if epoch % 2 else disguised
         misaligned = self._misalign(batch, draws)
         return misaligned if self.of_one_anatomy else replace(misaligned, truth=None)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from bingo_pl import BingoError
+from bingo_pl import BingoError, seeding
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
 from bingo_pl.methods.objective import SIMILARITIES, Similarity
 from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.methods.regularity import group_bending
+from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose
 
@@ -88,10 +91,10 @@ def test_iterative_registers_each_group_of_a_batch_by_itself(make_group: GroupMa
 
 
 def test_iterative_draws_voxels_in_3d_from_its_generator(make_group: GroupMaker) -> None:
-    batch = make_group(modalities=(0, 1), shape=(16, 17, 18), groups=1)
+    batch = make_group(modalities=(0, 1), shape=(22, 23, 24), groups=1)
     method = Iterative(Similarity("ape"), 10.0, Descent(0.1, steps=5), levels=2)
     first, again, other = (method(batch, generator(seed)).displacement for seed in (0, 0, 1))
-    assert first.shape == (1, 2, 3, 16, 17, 18)
+    assert first.shape == (1, 2, 3, 22, 23, 24)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -200,14 +203,25 @@ class Still(Registrar):
         return {}
 
 
-def refined(start: Registrar, steps: int = 20) -> Refined:
-    return Refined(start, Similarity("ape"), 10.0, Descent(0.1, steps))
+class Bent(Still):
+    """A trained method that bends every image alike."""
+
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> Registration:
+        field = draw_displacements(1, tuple(batch.shape), (8,), 0.3, seeding.generator("bent"))
+        field = field.expand(batch.groups, batch.size, *field.shape[1:])
+        return Registration(field, field)
 
 
-def test_refinement_comes_nearer_to_the_truth(make_group: GroupMaker) -> None:
+def refined(start: Registrar, steps: int = 20, stride: int = 1) -> Refined:
+    return Refined(start, Similarity("ape"), 20.0, Descent(0.1, steps), stride)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_refinement_comes_nearer_to_the_truth(make_group: GroupMaker, stride: int) -> None:
     batch = make_group()
     assert batch.truth is not None
-    result = refined(Still())(batch)
+    result = refined(Still(), stride=stride)(batch)
+    assert result.velocity.shape[3:] == (-(-32 // stride),) * 2
     before = groupwise_warping_index(torch.zeros_like(result.displacement), batch.truth, batch.masks)
     assert (groupwise_warping_index(result.displacement, batch.truth, batch.masks) < before).all()
 
@@ -229,12 +243,39 @@ def test_refinement_leaves_the_weights_alone(make_group: GroupMaker) -> None:
     assert all(parameter.grad is None for parameter in start.parameters())
 
 
-def test_a_refined_registration_inverts(make_group: GroupMaker) -> None:
-    result = refined(Still())(make_group())
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_refined_registration_inverts(make_group: GroupMaker, stride: int) -> None:
+    result = refined(Still(), stride=stride)(make_group())
     there_and_back = compose(result.displacement.flatten(0, 1), result.inverse.flatten(0, 1))
     inside = (..., slice(4, -4), slice(4, -4))  # paths from the border leave the grid
     # Interpolation of a rough velocity costs a share of the motion.
     assert there_and_back[inside].abs().mean() < 0.2 * result.displacement[inside].abs().mean()
+
+
+class Blind(Similarity):
+    """Sees no difference."""
+
+    def of_registered(
+        self, images: torch.Tensor, displacement: torch.Tensor, share: float, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        return displacement.new_zeros(len(displacement))
+
+
+class Weighed(Descent):
+    """Stays at the start, whose energy it keeps."""
+
+    def minimise(self, energy: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+        object.__setattr__(self, "energy", float(energy(start)))
+        return start
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_each_pair_of_images_is_an_observation_against_stiffness(make_group: GroupMaker, size: int) -> None:
+    batch, descent = make_group(modalities=(0,) * size), Weighed(0.1, 1)
+    start = Bent()
+    Refined(start, Blind("ape"), 20.0, descent)(batch)
+    bending = group_bending(start(batch).displacement)
+    assert descent.energy == pytest.approx(20 * float(bending) / max(size - 1, 1), rel=1e-3)  # type: ignore[attr-defined]
 
 
 def test_a_permutation_of_the_group_permutes_its_refinement(make_group: GroupMaker) -> None:

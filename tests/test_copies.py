@@ -86,6 +86,15 @@ def test_anatomies_follow_their_images(make_group: GroupMaker) -> None:
     assert torch.equal(collate([copied, copied]).anatomies, copied.anatomies.repeat(2, 1))  # type: ignore[arg-type]
 
 
+def test_copies_apart_are_groups_of_one_anatomy(make_group: GroupMaker) -> None:
+    copied = copy_each(pair(make_group), COPIES)
+    apart = copied.parted(COPIES)
+    assert (apart.groups, apart.size) == (4, COPIES)
+    assert torch.equal(apart.images[3], copied.images[1, COPIES:])
+    assert torch.equal(apart.modalities[2], copied.modalities[1, :COPIES])
+    assert torch.equal(apart.spacing[:2], copied.spacing[[0, 0]])
+
+
 def test_first_copies_keep_their_contrast_and_all_images_end_somewhere(make_group: GroupMaker) -> None:
     batch = copy_each(pair(make_group, groups=6), COPIES)
     hidden = disguise(batch, COPIES, 2, draws(batch))

@@ -151,13 +151,18 @@ def test_nothing_but_training_is_deformed_and_no_truth_is_claimed(cohort: Path) 
 def test_copies_of_training_images_carry_a_truth(cohort: Path) -> None:
     data = ready(cohort, copies=2, linear_strength=0.5)
     batch = next(iter(data.train_dataloader()))
-    first, again, later = (data.misalign_for_training(batch, epoch) for epoch in (0, 0, 1))
+    first, again, later = (data.misalign_for_training(batch, epoch) for epoch in (0, 0, 2))
     assert data.truth_known
     assert first.truth is not None
     assert first.anatomies is not None
     assert first.anatomies.tolist() == [[0, 0, 1, 1]] * batch.groups
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, later.images)
+    apart = data.misalign_for_training(batch, 1)
+    assert (apart.groups, apart.size) == (2 * batch.groups, 2), "every other epoch each image's copies by themselves"
+    assert apart.anatomies is not None
+    assert apart.anatomies.tolist() == [[0, 0], [1, 1]] * batch.groups
+    assert apart.names == tuple(name for name in batch.names for _ in range(2))
 
 
 def test_pairs_repeat_with_seed_and_epoch_and_ranks_share_them() -> None:

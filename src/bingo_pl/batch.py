@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class GroupBatch:
         def move(x: Tensor) -> Tensor:
             return x.to(device, non_blocking=non_blocking)
 
-        return replace(self._map_images(move), spacing=move(self.spacing))
+        return self._map_images(move, spacing=move(self.spacing))
 
     def select(self, members: Tensor) -> GroupBatch:
         """A sub-group (or reordering) of each group.
@@ -85,7 +86,16 @@ class GroupBatch:
 
         return self._map_images(take)
 
-    def _map_images(self, function: Callable[[Tensor], Tensor]) -> GroupBatch:
+    def parted(self, size: int) -> GroupBatch:
+        """Every ``size`` images that follow each other, which divides N, as a group of their own."""
+        parts = self.size // size
+        return self._map_images(
+            lambda x: x.unflatten(1, (parts, size)).flatten(0, 1),
+            spacing=self.spacing.repeat_interleave(parts, dim=0),
+            names=tuple(name for name in self.names for _ in range(parts)),
+        )
+
+    def _map_images(self, function: Callable[[Tensor], Tensor], **others: Any) -> GroupBatch:
         """The batch with a function applied to each tensor (B, N, ...) that holds something for each image."""
         return replace(
             self,
@@ -95,6 +105,7 @@ class GroupBatch:
             labels=function(self.labels),
             truth=None if self.truth is None else function(self.truth),
             anatomies=None if self.anatomies is None else function(self.anatomies),
+            **others,
         )
 
 

@@ -138,10 +138,12 @@ class RefineConfig:
     """Of the optimisation. 0: none."""
     similarity: str = "ape"
     """ape, cte or x_coreg."""
-    bending: float = 30.0
-    """Weight of the whole displacement's bending energy."""
+    bending: float = 60.0
+    """Weight of the whole displacement's bending energy for a pair; of N images 1 / (N - 1) of it."""
+    stride: int = 1
+    """Of the refinement's own grid, in voxels."""
     learning_rate: float = 0.1
-    """Adam's, in voxels."""
+    """Adam's, in voxels of that grid."""
 
 
 @dataclass

@@ -13,10 +13,10 @@ from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.attention_unet import AttResUNet
-from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
+from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.methods.regularity import group_bending
-from bingo_pl.spatial import compose, integrate, resize, resize_displacement
+from bingo_pl.spatial import Shape, compose, integrate, resize, resize_displacement
 
 SMALLEST_LEVEL = 4
 """Voxels along an axis of the coarsest pyramid level."""
@@ -54,7 +54,7 @@ class SimilarityRegistrar(Registrar):
     ) -> dict[str, Tensor]:
         """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
         assert isinstance(result, VelocityRegistration)
-        share = VOXEL_SHARE[len(batch.shape)]
+        share = voxel_share(batch.shape)
         similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
         return {"similarity": similarity.mean(), "bending": group_bending(result.velocity) / batch.groups}
 
@@ -125,7 +125,7 @@ class Iterative(SimilarityRegistrar):
         velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
         for level in reversed(range(self.levels)):
             shape, stride = pyramid[level].shape[3:], 2**level
-            share = min(VOXEL_SHARE[len(shape)] * stride ** len(shape), 1.0)  # as many voxels at every level
+            share = min(voxel_share(images.shape[3:]) * stride ** len(shape), 1.0)  # as many voxels at every level
             energy = functools.partial(self._energy, pyramid[level], share, stride, generator)
             start = resize_displacement(velocity.flatten(0, 1), shape).unflatten(0, images.shape[:2])
             velocity = self.descent.minimise(energy, start)
@@ -148,41 +148,56 @@ class Refined(SimilarityRegistrar):
         start: the trained method.
         similarity: what is minimised.
         stiffness: weight of N times the bending energy of the whole displacement, in voxels, not of w alone: it smooths
-            what the method was not sure of.
-        descent: from w = 0, at full resolution.
+            what the method was not sure of. For a pair; among more images every pair is an observation, and each
+            image is in N - 1 of them, so it weighs 1 / (N - 1) of that.
+        descent: from w = 0, on the grid of w.
+        stride: of the grid of w, in voxels. A coarse one is faster and follows no noise.
         squarings: steps of scaling and squaring of w, which is small.
     """
 
     def __init__(
-        self, start: Registrar, similarity: Similarity, stiffness: float, descent: Descent, squarings: int = 4
+        self,
+        start: Registrar,
+        similarity: Similarity,
+        stiffness: float,
+        descent: Descent,
+        stride: int = 1,
+        squarings: int = 4,
     ) -> None:
         super().__init__(similarity, squarings)
         self.start = start
         self.stiffness = stiffness
         self.descent = descent
+        self.stride = stride
 
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
-        """Register, then optimise; the velocity of the result is w. See `Registrar.forward`."""
+        """Register, then optimise; the velocity of the result is w on its own grid. See `Registrar.forward`."""
         with torch.no_grad():
             start = self.start(batch)
         if generator is None:
             generator = seeding.generator("voxels", device=batch.images.device)
         with torch.inference_mode(False), torch.enable_grad():
             images, displacement = batch.images.clone(), start.displacement.clone()
-            share = VOXEL_SHARE[len(batch.shape)]
+            share = voxel_share(batch.shape)
+            stiffness = self.stiffness / max(batch.size - 1, 1)
 
             def energy(velocity: Tensor) -> Tensor:
-                whole = compose_groups(displacement, _integrate(velocity, self.squarings))
-                return self.similarity.of_registered(
-                    images, whole, share, generator
-                ).sum() + self.stiffness * group_bending(whole)
+                whole = compose_groups(displacement, self._motion(velocity, batch.shape))
+                similarity = self.similarity.of_registered(images, whole, share, generator).sum()
+                return similarity + stiffness * group_bending(whole)
 
-            velocity = self.descent.minimise(energy, torch.zeros_like(displacement))
+            grid = [-(-size // self.stride) for size in batch.shape]
+            velocity = self.descent.minimise(energy, displacement.new_zeros(*displacement.shape[:3], *grid))
         return VelocityRegistration(
-            displacement=compose_groups(start.displacement, _integrate(velocity, self.squarings)),
-            inverse=compose_groups(_integrate(-velocity, self.squarings), start.inverse),
+            displacement=compose_groups(start.displacement, self._motion(velocity, batch.shape)),
+            inverse=compose_groups(self._motion(-velocity, batch.shape), start.inverse),
             velocity=velocity,
         )
+
+    def _motion(self, velocity: Tensor, shape: Shape) -> Tensor:
+        """exp(w) at full resolution: displacements (B, N, D, *S)."""
+        motion = _integrate(velocity, self.squarings)
+        return resize_displacement(motion.flatten(0, 1), shape).unflatten(0, velocity.shape[:2])
 
     def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
         """What the trained method saw in the groups as they are registered now."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead
-from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
+from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
 from bingo_pl.methods.recomputation import recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
@@ -192,7 +192,7 @@ class Bingo(Registrar):
             "kl_structure": torch.stack(kl_structure).mean(),
         }
         if self.similarity is not None:
-            share = VOXEL_SHARE[self.dims]
+            share = voxel_share(batch.shape)
             measured = self.similarity.of_registered(batch.images, result.displacement, share, generator)
             terms |= {"similarity": measured.mean(), "bending": group_bending(result.displacement) / batch.groups}
         return terms

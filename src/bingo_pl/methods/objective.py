@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
-from bingo_pl.spatial import warp
+from bingo_pl.spatial import Shape, warp
 
 
 def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
@@ -19,8 +20,14 @@ def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
 """Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
-VOXEL_SHARE = {2: 1.0, 3: 0.1}
-"""Share of the voxels that a random draw of the similarity looks at, by D (X-metric)."""
+FEWEST_VOXELS = 10_000
+"""Of a volume that a random draw of the similarity looks at: a joint histogram of fewer is mostly noise."""
+
+
+def voxel_share(shape: Shape) -> float:
+    """Share of a grid's voxels that a random draw of the similarity looks at: all of a slice, else a tenth (X-metric)
+    or `FEWEST_VOXELS`."""
+    return 1.0 if len(shape) == 2 else min(max(0.1, FEWEST_VOXELS / math.prod(shape)), 1.0)
 
 
 @dataclass(frozen=True)

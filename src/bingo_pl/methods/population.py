@@ -17,7 +17,7 @@ from bingo_pl.methods.baselines import (
     compose_groups,
     image_pyramid,
 )
-from bingo_pl.methods.objective import VOXEL_SHARE, Similarity
+from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.methods.regularity import group_bending
 from bingo_pl.spatial import (
@@ -97,7 +97,7 @@ class IterativePopulation(SimilarityRegistrar):
     ) -> dict[str, Tensor]:
         """``similarity``, a mean over groups, and ``bending``, N times the free-form deformations' bending energy."""
         assert isinstance(result, FreeFormRegistration)
-        share = VOXEL_SHARE[len(batch.shape)]
+        share = voxel_share(batch.shape)
         similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
         return {"similarity": similarity.mean(), "bending": group_bending(result.free_form) / batch.groups}
 
@@ -124,8 +124,7 @@ class IterativePopulation(SimilarityRegistrar):
         """
         for level in reversed(range(self.levels)):
             images = pyramid[level]
-            dims = images.ndim - 3
-            share = min(VOXEL_SHARE[dims] * 2 ** (level * dims), 1.0)
+            share = min(voxel_share(pyramid[0].shape[3:]) * 2 ** (level * (images.ndim - 3)), 1.0)
 
             def energy(parameters: Tensor, images: Tensor = images, share: float = share) -> Tensor:
                 whole = displacement(parameters)

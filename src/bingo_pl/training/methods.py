@@ -88,6 +88,7 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     refine = config.refine
     _check_descent("refine", refine.learning_rate, refine.steps)
     _check("refine.bending", refine.bending, refine.bending >= 0, "no negative weight")
+    _check("refine.stride", refine.stride, refine.stride >= 1, "at least 1 voxel")
     if not refine.steps:
         return registrar
     if not trainable(registrar):
@@ -96,7 +97,8 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
             "Set iterative.steps, or refine a trained method"
         )
     similarity = Similarity(refine.similarity, config.similarity.bins)
-    return Refined(registrar, similarity, refine.bending, Descent(refine.learning_rate, refine.steps))
+    descent = Descent(refine.learning_rate, refine.steps)
+    return Refined(registrar, similarity, refine.bending, descent, refine.stride)
 
 
 def _check_descent(section: str, learning_rate: float, steps: int) -> None:
