@@ -212,7 +212,7 @@ class Bent(Still):
         return Registration(field, field)
 
 
-def refined(start: Registrar, steps: int = 20, stride: int = 1) -> Refined:
+def refined(start: Registrar, steps: int = 20, stride: int = 2) -> Refined:
     return Refined(start, Similarity("ape"), 20.0, Descent(0.1, steps), stride)
 
 

@@ -113,6 +113,9 @@ def test_a_row_does_not_start_from_a_training_of_other_settings(folder: Path, ta
 
 def test_what_changes_no_result_may_change(folder: Path, table: Path) -> None:
     run(folder, "table", "log.figure_groups=2", methods=("ape",))
+    run(folder, "table", "refine.stride=3", methods=("ape", "bingo_guided"))
+    with pytest.raises(BingoError, match=r"refine.stride: 2 -> 3"):
+        run(folder, "table", "refine.stride=3", methods=("bingo_refined",))
 
 
 def test_some_methods_leave_the_others_in_the_table(folder: Path, table: Path) -> None:

@@ -140,7 +140,7 @@ class RefineConfig:
     """ape, cte or x_coreg."""
     bending: float = 60.0
     """Weight of the whole displacement's bending energy for a pair; of N images 1 / (N - 1) of it."""
-    stride: int = 1
+    stride: int = 2
     """Of the refinement's own grid, in voxels."""
     learning_rate: float = 0.1
     """Adam's, in voxels of that grid."""

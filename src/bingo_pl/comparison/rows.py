@@ -21,7 +21,7 @@ from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.lightning import device_of
-from bingo_pl.training.resumption import INDIFFERENT
+from bingo_pl.training.resumption import indifferent
 
 TRAININGS = "trainings"
 """Folder of the runs under the table's."""
@@ -124,7 +124,8 @@ def identity(row: Row, fingerprint: str, checkpoint: Path | None) -> dict[str, A
 
 def relevant(config: Config) -> dict[str, Any]:
     """The settings that change results."""
-    unused = INDIFFERENT if methods.trainable(methods.build(config)) else (*INDIFFERENT, "model.", "trainer.")
+    of_networks = () if methods.trainable(methods.build(config)) else ("model.", "trainer.")
+    unused = (*indifferent(config), *of_networks)
     return {key: value for key, value in settings.leaves(config) if not key.startswith(unused)}
 
 

@@ -161,7 +161,7 @@ class Refined(SimilarityRegistrar):
         similarity: Similarity,
         stiffness: float,
         descent: Descent,
-        stride: int = 1,
+        stride: int = 2,
         squarings: int = 4,
     ) -> None:
         super().__init__(similarity, squarings)

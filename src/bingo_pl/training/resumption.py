@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bingo_pl import config as settings
-from bingo_pl.config import Config
+from bingo_pl.config import Config, RefineConfig
 from bingo_pl.errors import BingoError
 from data_modules.base import GroupDataModule
 
@@ -21,8 +22,15 @@ INDIFFERENT = (
     "trainer.gradient_checkpointing",
 )
 """Settings that change no result."""
+OF_REFINEMENT = tuple(f"refine.{field.name}" for field in fields(RefineConfig) if field.name != "steps")
+"""Settings that change none where there is no step of refinement."""
 LISTED = 5
 """Changed cases that an error names."""
+
+
+def indifferent(*configs: Config) -> tuple[str, ...]:
+    """What the names of settings begin with that change no result of these."""
+    return INDIFFERENT if any(config.refine.steps for config in configs) else (*INDIFFERENT, *OF_REFINEMENT)
 
 
 def changes(old: Config, new: Config) -> list[str]:
@@ -30,7 +38,9 @@ def changes(old: Config, new: Config) -> list[str]:
 
     A moved data folder is no change: whether the files in it are the same is for `refuse_other_data`.
     """
-    return [line for line in settings.differences(old, new) if not line.startswith((*INDIFFERENT, "data.root"))]
+    return [
+        line for line in settings.differences(old, new) if not line.startswith((*indifferent(old, new), "data.root"))
+    ]
 
 
 def refuse_edited(run: Path, old: Config, new: Config) -> None:
