@@ -94,7 +94,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group.
             ffd_strength: largest control point displacement over the spacing.
             linear_strength: standard deviation of the misalignment's linear part, in voxels; 0: none.
-            copies: of each training image, see `data_modules.copies`; more than one only where people differ.
+            copies: of each training image, see `data_modules.copies`; more than one only where people differ. In every
+                other epoch they are a group of their own.
             draws_per_test_group: misalignments of each test group.
             workers: loader processes, and cases that are preprocessed at once.
             cache_dir: folder of preprocessed groups; None is the user's cache folder.

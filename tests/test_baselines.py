@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,12 +14,12 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
-from bingo_pl.methods.objective import SIMILARITIES, Similarity
+from bingo_pl.methods.objective import SIMILARITIES, Similarity, voxel_share
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.methods.regularity import group_bending
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
-from bingo_pl.spatial import compose
+from bingo_pl.spatial import compose, invert
 
 from .conftest import GroupMaker
 
@@ -88,6 +89,14 @@ def test_iterative_registers_each_group_of_a_batch_by_itself(make_group: GroupMa
     both, alone = quick()(make_group(groups=2)), quick()(make_group(groups=1))
     # Adam divides by the size of its gradients, so rounding grows over the steps.
     torch.testing.assert_close(both.displacement[:1], alone.displacement, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxels"),
+    [((100, 200), 20_000), ((16, 16, 16), 4096), ((32, 32, 32), 10_000), ((100, 100, 100), 100_000)],
+)
+def test_a_draw_looks_at_a_slice_or_a_tenth_of_a_volume_but_not_at_too_few(shape: tuple[int, ...], voxels: int) -> None:
+    assert voxel_share(shape) * math.prod(shape) == pytest.approx(voxels)
 
 
 def test_iterative_draws_voxels_in_3d_from_its_generator(make_group: GroupMaker) -> None:
@@ -209,7 +218,7 @@ class Bent(Still):
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> Registration:
         field = draw_displacements(1, tuple(batch.shape), (8,), 0.3, seeding.generator("bent"))
         field = field.expand(batch.groups, batch.size, *field.shape[1:])
-        return Registration(field, field)
+        return Registration(field, invert(field.flatten(0, 1)).unflatten(0, field.shape[:2]))
 
 
 def refined(start: Registrar, steps: int = 20, stride: int = 2) -> Refined:
@@ -224,6 +233,15 @@ def test_refinement_comes_nearer_to_the_truth(make_group: GroupMaker, stride: in
     assert result.velocity.shape[3:] == (-(-32 // stride),) * 2
     before = groupwise_warping_index(torch.zeros_like(result.displacement), batch.truth, batch.masks)
     assert (groupwise_warping_index(result.displacement, batch.truth, batch.masks) < before).all()
+
+
+def test_a_volume_is_refined_on_a_grid_that_does_not_divide_it(make_group: GroupMaker) -> None:
+    batch = make_group(modalities=(0, 1), shape=(13, 14, 15), groups=1)
+    assert batch.truth is not None
+    result = refined(Still())(batch)
+    assert result.velocity.shape[3:] == (7, 7, 8)
+    before = groupwise_warping_index(torch.zeros_like(result.displacement), batch.truth, batch.masks)
+    assert groupwise_warping_index(result.displacement, batch.truth, batch.masks) < before
 
 
 def test_refinement_of_no_steps_changes_nothing(make_group: GroupMaker) -> None:
@@ -261,21 +279,21 @@ class Blind(Similarity):
         return displacement.new_zeros(len(displacement))
 
 
-class Weighed(Descent):
-    """Stays at the start, whose energy it keeps."""
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_each_pair_of_images_is_an_observation_against_stiffness(
+    make_group: GroupMaker, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    energies = []
 
-    def minimise(self, energy: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
-        object.__setattr__(self, "energy", float(energy(start)))
+    def stay(_: Descent, energy: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+        energies.append(float(energy(start)))
         return start
 
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_each_pair_of_images_is_an_observation_against_stiffness(make_group: GroupMaker, size: int) -> None:
-    batch, descent = make_group(modalities=(0,) * size), Weighed(0.1, 1)
-    start = Bent()
-    Refined(start, Blind("ape"), 20.0, descent)(batch)
-    bending = group_bending(start(batch).displacement)
-    assert descent.energy == pytest.approx(20 * float(bending) / max(size - 1, 1), rel=1e-3)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Descent, "minimise", stay)
+    batch, start = make_group(modalities=(0,) * size), Bent()
+    Refined(start, Blind("ape"), 20.0, Descent(0.1, 1))(batch)
+    bending = float(group_bending(start(batch).displacement))
+    assert energies == [pytest.approx(20 * bending / max(size - 1, 1), rel=1e-3)]
 
 
 def test_a_permutation_of_the_group_permutes_its_refinement(make_group: GroupMaker) -> None:

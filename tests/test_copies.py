@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,14 @@ def test_anatomies_follow_their_images(make_group: GroupMaker) -> None:
 
 
 def test_copies_apart_are_groups_of_one_anatomy(make_group: GroupMaker) -> None:
-    copied = copy_each(pair(make_group), COPIES)
+    spacing = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 3.0]])
+    copied = replace(copy_each(pair(make_group), COPIES), spacing=spacing)
     apart = copied.parted(COPIES)
     assert (apart.groups, apart.size) == (4, COPIES)
+    assert apart.names == ("group0", "group0", "group1", "group1")
     assert torch.equal(apart.images[3], copied.images[1, COPIES:])
     assert torch.equal(apart.modalities[2], copied.modalities[1, :COPIES])
-    assert torch.equal(apart.spacing[:2], copied.spacing[[0, 0]])
+    assert torch.equal(apart.spacing, spacing[[0, 0, 1, 1]])
 
 
 def test_first_copies_keep_their_contrast_and_all_images_end_somewhere(make_group: GroupMaker) -> None:

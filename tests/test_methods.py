@@ -36,9 +36,9 @@ def test_populations_are_registered_by_linear_and_free_form_stages() -> None:
 def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
     plain = methods.build(load())
     assert methods.refined(plain, load()) is plain
-    refined = methods.refined(plain, load("refine.steps=5", "refine.bending=2"))
+    refined = methods.refined(plain, load("refine.steps=5", "refine.bending=2", "refine.stride=3"))
     assert isinstance(refined, Refined)
-    assert (refined.start, refined.descent.steps, refined.stiffness) == (plain, 5, 2)
+    assert (refined.start, refined.descent.steps, refined.stiffness, refined.stride) == (plain, 5, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
         (["refine.steps=3", "refine.similarity=mi"], "unknown similarity 'mi'"),
         (["model.similarity=mi"], "unknown similarity 'mi'"),
         (["refine.steps=-3"], "refine.steps=-3: wanted no negative"),
+        (["refine.stride=0"], "refine.stride=0: wanted at least 1"),
         (["method=ape", "iterative.levels=0"], "iterative.levels=0: wanted at least one"),
         (["method=ape", "iterative.learning_rate=-1"], "iterative.learning_rate=-1.0: wanted a positive"),
         (["method=ape", "weights.bending=-5"], "weights.bending=-5.0: wanted no negative"),

@@ -49,7 +49,8 @@ class DataConfig:
     the matrix (its logarithm) moves a point at half the longest side. 0: none."""
     copies: int = 1
     """`learn2reg`: how often a training group has each image, each misaligned on its own and all but one in random
-    contrasts, most of them. The truth of 2 copies and more is known, which `weights.truth` takes."""
+    contrasts, most of them. The truth of 2 copies and more is known, which `weights.truth` takes. In every other epoch
+    an image's copies are a group of their own."""
     draws_per_test_group: int = 1
     """Misalignments drawn for each test group."""
     fill_nonfinite: float | None = None

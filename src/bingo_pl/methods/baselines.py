@@ -16,7 +16,7 @@ from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.methods.regularity import group_bending
-from bingo_pl.spatial import Shape, compose, integrate, resize, resize_displacement
+from bingo_pl.spatial import Shape, compose, integrate, integrate_all, resize, resize_displacement
 
 SMALLEST_LEVEL = 4
 """Voxels along an axis of the coarsest pyramid level."""
@@ -29,7 +29,7 @@ class VelocityRegistration(Registration):
     """A registration and the velocities it was made of."""
 
     velocity: Tensor
-    """(B, N, D, *S) stationary, in voxels, of zero mean over each group."""
+    """(B, N, D, *s) stationary, in voxels of its grid, of zero mean over each group."""
 
     @classmethod
     def of(cls, velocity: Tensor, squarings: int) -> VelocityRegistration:
@@ -151,7 +151,7 @@ class Refined(SimilarityRegistrar):
             what the method was not sure of. For a pair; among more images every pair is an observation, and each
             image is in N - 1 of them, so it weighs 1 / (N - 1) of that.
         descent: from w = 0, on the grid of w.
-        stride: of the grid of w, in voxels. A coarse one is faster and follows no noise.
+        stride: of the grid of w, in voxels. A coarse one is faster and follows less noise.
         squarings: steps of scaling and squaring of w, which is small.
     """
 
@@ -171,7 +171,7 @@ class Refined(SimilarityRegistrar):
         self.stride = stride
 
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
-        """Register, then optimise; the velocity of the result is w on its own grid. See `Registrar.forward`."""
+        """Register, then optimise; the velocity of the result is w, not the whole. See `Registrar.forward`."""
         with torch.no_grad():
             start = self.start(batch)
         if generator is None:
@@ -196,8 +196,7 @@ class Refined(SimilarityRegistrar):
 
     def _motion(self, velocity: Tensor, shape: Shape) -> Tensor:
         """exp(w) at full resolution: displacements (B, N, D, *S)."""
-        motion = _integrate(velocity, self.squarings)
-        return resize_displacement(motion.flatten(0, 1), shape).unflatten(0, velocity.shape[:2])
+        return integrate_all([velocity.flatten(0, 1)], shape, self.squarings).unflatten(0, velocity.shape[:2])
 
     def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
         """What the trained method saw in the groups as they are registered now."""

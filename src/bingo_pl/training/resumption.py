@@ -22,7 +22,7 @@ INDIFFERENT = (
     "trainer.gradient_checkpointing",
 )
 """Settings that change no result."""
-OF_REFINEMENT = tuple(f"refine.{field.name}" for field in fields(RefineConfig) if field.name != "steps")
+HOW_TO_REFINE = tuple(f"refine.{field.name}" for field in fields(RefineConfig) if field.name != "steps")
 """Settings that change none where there is no step of refinement."""
 LISTED = 5
 """Changed cases that an error names."""
@@ -30,7 +30,7 @@ LISTED = 5
 
 def indifferent(*configs: Config) -> tuple[str, ...]:
     """What the names of settings begin with that change no result of these."""
-    return INDIFFERENT if any(config.refine.steps for config in configs) else (*INDIFFERENT, *OF_REFINEMENT)
+    return INDIFFERENT if any(config.refine.steps for config in configs) else (*INDIFFERENT, *HOW_TO_REFINE)
 
 
 def changes(old: Config, new: Config) -> list[str]:
