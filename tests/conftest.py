@@ -23,6 +23,21 @@ def smooth(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
     return torch.nn.functional.interpolate(noise, size=shape, mode=mode)[0, 0]
 
 
+def one_group(batch: GroupBatch, group: int) -> GroupBatch:
+    """One group of a batch, by itself."""
+    part = slice(group, group + 1)
+    return GroupBatch(
+        images=batch.images[part],
+        modalities=batch.modalities[part],
+        masks=batch.masks[part],
+        labels=batch.labels[part],
+        spacing=batch.spacing[part],
+        names=batch.names[part],
+        truth=None if batch.truth is None else batch.truth[part],
+        anatomies=None if batch.anatomies is None else batch.anatomies[part],
+    )
+
+
 @pytest.fixture(autouse=True)
 def parameters_repeat() -> None:
     """Networks made without a seed of their own are the same in every run and beside any other tests."""

@@ -16,7 +16,7 @@ from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, invert
 from data_modules.copies import copy_each, disguise, recoloured
 
-from .conftest import GroupMaker
+from .conftest import GroupMaker, one_group
 from .test_data_base import make as make_toy
 
 SHAPE = (16, 16, 16)
@@ -27,20 +27,6 @@ def pair(make_group: GroupMaker, groups: int = 2) -> GroupBatch:
     """Two images without truth."""
     batch = make_group(modalities=(0, 1), shape=SHAPE, groups=groups)
     return GroupBatch(batch.images, batch.modalities, batch.masks, batch.labels, batch.spacing, batch.names)
-
-
-def one_group(batch: GroupBatch, group: int) -> GroupBatch:
-    assert batch.anatomies is not None
-    part = slice(group, group + 1)
-    return GroupBatch(
-        batch.images[part],
-        batch.modalities[part],
-        batch.masks[part],
-        batch.labels[part],
-        batch.spacing[part],
-        batch.names[part],
-        anatomies=batch.anatomies[part],
-    )
 
 
 def draws(batch: GroupBatch) -> list[torch.Generator]:

@@ -25,6 +25,8 @@ from data_modules.cache import CachedGroup, load_group
 from data_modules.preprocess import Case, Member
 from data_modules.sampling import EqualSizeSampler, ResumableLoader
 
+from .conftest import one_group
+
 SHAPE = (12, 10)
 SPACING = torch.tensor([[1.5, 0.5]])
 
@@ -226,20 +228,6 @@ def test_an_interrupted_epoch_goes_on_behind_the_batches_that_were_given(root: P
         cast(ResumableLoader, prepared(root, batch_size=1).train_dataloader()).load_state_dict(interrupted.state_dict())
 
 
-def alone(batch: GroupBatch, b: int) -> GroupBatch:
-    """Group b of a batch without truth."""
-    one = slice(b, b + 1)
-    return replace(
-        batch,
-        images=batch.images[one],
-        modalities=batch.modalities[one],
-        masks=batch.masks[one],
-        labels=batch.labels[one],
-        spacing=batch.spacing[one],
-        names=(batch.names[b],),
-    )
-
-
 def truth(batch: GroupBatch) -> Tensor:
     assert batch.truth is not None
     return batch.truth
@@ -252,7 +240,7 @@ def test_misalignment_depends_on_the_group_and_not_on_its_batch(root: Path) -> N
     for draw in (lambda x: data.misalign_for_training(x, 3), lambda x: data.misalign_for_evaluation(x, "val")):
         together = draw(batch)
         for b in range(batch.groups):
-            torch.testing.assert_close(together.images[b], draw(alone(batch, b)).images[0], rtol=0, atol=1e-6)
+            torch.testing.assert_close(together.images[b], draw(one_group(batch, b)).images[0], rtol=0, atol=1e-6)
         assert not torch.equal(truth(together)[0], truth(together)[1])
 
 

@@ -125,7 +125,7 @@ class Iterative(SimilarityRegistrar):
         velocity = images.new_zeros(*images.shape[:2], len(coarsest), *coarsest)
         for level in reversed(range(self.levels)):
             shape, stride = pyramid[level].shape[3:], 2**level
-            share = min(voxel_share(images.shape[3:]) * stride ** len(shape), 1.0)  # as many voxels at every level
+            share = voxel_share(images.shape[3:], stride)
             energy = functools.partial(self._energy, pyramid[level], share, stride, generator)
             start = resize_displacement(velocity.flatten(0, 1), shape).unflatten(0, images.shape[:2])
             velocity = self.descent.minimise(energy, start)

@@ -20,14 +20,22 @@ def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
 """Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
+VOXEL_SHARE = 0.1
+"""Of a volume's voxels that a random draw of the similarity looks at (X-metric)."""
 FEWEST_VOXELS = 10_000
-"""Of a volume that a random draw of the similarity looks at: a joint histogram of fewer is mostly noise."""
+"""That it looks at if there are as many: a joint histogram of fewer is mostly noise."""
 
 
-def voxel_share(shape: Shape) -> float:
-    """Share of a grid's voxels that a random draw of the similarity looks at: all of a slice, else a tenth (X-metric)
-    or `FEWEST_VOXELS`."""
-    return 1.0 if len(shape) == 2 else min(max(0.1, FEWEST_VOXELS / math.prod(shape)), 1.0)
+def voxel_share(shape: Shape, stride: int = 1) -> float:
+    """Share of the voxels that a random draw of the similarity looks at: all of a slice, some of a volume.
+
+    Args:
+        shape: *S of the full resolution.
+        stride: of the pyramid level that is looked at. Each has as many voxels looked at as the finest, or all.
+    """
+    if len(shape) == 2:
+        return 1.0
+    return min(max(VOXEL_SHARE, FEWEST_VOXELS / math.prod(shape)) * stride ** len(shape), 1.0)
 
 
 @dataclass(frozen=True)

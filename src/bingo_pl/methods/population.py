@@ -124,7 +124,7 @@ class IterativePopulation(SimilarityRegistrar):
         """
         for level in reversed(range(self.levels)):
             images = pyramid[level]
-            share = min(voxel_share(pyramid[0].shape[3:]) * 2 ** (level * (images.ndim - 3)), 1.0)
+            share = voxel_share(pyramid[0].shape[3:], 2**level)
 
             def energy(parameters: Tensor, images: Tensor = images, share: float = share) -> Tensor:
                 whole = displacement(parameters)
