@@ -19,12 +19,16 @@ from torch import Tensor
 
 from benchmarks.uncertainty import load
 from bingo_pl import cli
+from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.appearance import looks_like, misnaming, unlikeness
 from bingo_pl.evaluation.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
-from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.registrar import Registrar
+from bingo_pl.registration.workflow import REFINE
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp
+from bingo_pl.training import methods
+from bingo_pl.training.provenance import read_config
 
 Wrong = Callable[[GroupBatch, int], GroupBatch]
 """Makes the m-th image of a misaligned group (B = 1) wrong."""
@@ -67,6 +71,7 @@ def main(
     checkpoint: Annotated[Path, typer.Argument(help="Of a trained BInGo")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings")] = None,
     groups: Annotated[int, typer.Option(help="Test groups, evenly chosen")] = 26,
+    refine: Annotated[int, typer.Option(min=0, help="Steps of refinement, as of bingo register")] = REFINE,
 ) -> None:
     """One image of each test group is made wrong in several ways, under the misalignment of the test.
 
@@ -75,6 +80,8 @@ def main(
     of the names: of an image's `misnaming` and the rule of `looks_like`.
     """
     model, data, device = load(checkpoint, overrides or [])
+    config = settings.override(read_config(checkpoint), [*(overrides or []), f"refine.steps={refine}"])
+    registrar = methods.refined(model, config)
     batches = [batch for batch in data.test_dataloader() if batch.size >= SMALLEST_JUDGED_GROUP]
     batches = [batch.to(device) for batch in batches[:: max(1, len(batches) // groups)]]
     strangers = [batch.to(device) for batch in data.train_dataloader()]
@@ -82,11 +89,11 @@ def main(
     wrong: dict[str, list[Case]] = defaultdict(list)
     for aligned in batches:
         batch = data.misalign_for_evaluation(aligned, "test")
-        good.append(judge(model, batch))
+        good.append(judge(registrar, batch))
         draws = generator("wrong image", batch.names[0])
         member = int(torch.randint(batch.size, (1,), generator=draws))
         for kind, spoil in kinds(model.modalities, strangers, draws).items():
-            judged = judge(model, spoil(batch, member))
+            judged = judge(registrar, spoil(batch, member))
             wrong[kind].append(Case(judged, member, int(batch.modalities[0, member])))
     report(good, wrong)
 
@@ -134,10 +141,10 @@ def placed(batch: GroupBatch, member: int, image: Tensor) -> GroupBatch:
 
 
 @torch.no_grad()
-def judge(model: Bingo, batch: GroupBatch) -> Judged:
+def judge(registrar: Registrar, batch: GroupBatch) -> Judged:
     """Of one group (B = 1)."""
-    result = model(batch)
-    apart, unlike = disagreement(model, batch, result), unlikeness(model, batch, result)
+    result = registrar(batch)
+    apart, unlike = disagreement(registrar, batch, result), unlikeness(registrar, batch, result)
     assert apart is not None
     assert unlike is not None, "a group of three or more and a model of two modalities or more"
     seen = looks_like(unlike, batch.modalities)

@@ -27,7 +27,7 @@ def registration(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a": write(folder / "a.nii.gz", OBLIQUE),
         "b": write(folder / "b.nii.gz", other, contrast=0.4, shape=(44, 30)),
     }
-    return register(images, make_checkpoint(folder / "model.ckpt", 2)).write(folder / "out")
+    return register(images, make_checkpoint(folder / "model.ckpt", 2), refine=0).write(folder / "out")
 
 
 def blob(path: Path, centre: tuple[float, float]) -> np.ndarray:

@@ -75,6 +75,7 @@ def test_the_files_are_those_of_a_registration_in_memory(tmp_path: Path, dims: i
         model,
         masks={"b": members[1].mask or ""},
         labels={"a": members[0].label or ""},
+        refine=0,
         device="cpu",
     )
     whole = tmp_path / "whole"

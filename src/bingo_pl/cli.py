@@ -248,8 +248,13 @@ def register(
     ] = None,
     affine: Annotated[str, typer.Option(help="auto (images that are not roughly aligned), always or never")] = "auto",
     refine: Annotated[
-        int, typer.Option(min=0, help="Steps of optimisation for this group after the network's result")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps of optimisation for this group after the network's result; 0 with --memory",
+            show_default=str(workflow.REFINE),
+        ),
+    ] = None,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
     memory: Annotated[
         str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
@@ -294,7 +299,7 @@ def register(
             masks={name: member.mask for name, member in named.items() if member.mask},
             labels={name: member.label for name, member in named.items() if member.label},
             affine=affine,
-            refine=refine,
+            refine=workflow.REFINE if refine is None else refine,
             device=device,
             console=console,
         )

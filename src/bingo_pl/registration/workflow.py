@@ -34,6 +34,8 @@ from bingo_pl.seeding import generator
 from bingo_pl.training import ready_model
 from bingo_pl.training.model import Model
 
+REFINE = 20
+"""Steps of refinement: seconds for a head, and they find half of what a network leaves (docs/experiments.md)."""
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
 
@@ -45,7 +47,7 @@ def register(
     masks: Mapping[str, Source] | None = None,
     labels: Mapping[str, Source] | None = None,
     affine: str = "auto",
-    refine: int = 0,
+    refine: int = REFINE,
     device: str = "auto",
     console: Console | None = None,
 ) -> RegisteredGroup:
@@ -59,7 +61,7 @@ def register(
         masks: foregrounds, by the images' names: the modality, or t2_2 for the second image of t2.
         labels: label maps that are registered with their images, by the images' names.
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
-        refine: steps of optimisation for this group after the network's result.
+        refine: steps of optimisation for this group after the network's result; 0 leaves that as it is.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         console: where progress is told; None for silence.
 
@@ -78,8 +80,8 @@ def register(
     for name, (modality, image) in track(list(zip(names, pairs, strict=True)), "reading", console):
         scans.append(read_scan(name, modality, image, masks.get(name), labels.get(name)))
         digests |= scans[-1].digests()
-    overrides = [f"refine.steps={refine}", f"trainer.accelerator={device}"]
-    model = Model.load(None if checkpoint is None else Path(checkpoint), scans[0].dims, overrides)
+    path = None if checkpoint is None else Path(checkpoint)
+    model = Model.load(path, scans[0].dims, [f"trainer.accelerator={device}"]).refining(refine)
     file = File.of(model.path)
     if len(scans) == 1:
         warn_of_one(scans[0].title, console)

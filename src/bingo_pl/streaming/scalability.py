@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,17 +18,22 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
+from bingo_pl.files.record import sha256_of
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import show_bytes
-from bingo_pl.streaming.merged import MergedGroups, draw_units
+from bingo_pl.streaming.merged import MergedGroups, Unit, draw_units
 from bingo_pl.streaming.stream import register_stream
+from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training import experiment
 from bingo_pl.training.model import Model
+from bingo_pl.training.resumption import INDIFFERENT
+from data_modules.base import GroupDataModule
 
 MERGED = (1, 2, 4, 10, 22, 44, 110, 220, 440)
 """Test groups in a group; 3 to 1,320 images where a test group has three."""
@@ -62,6 +67,8 @@ class SizeScores:
 def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder: Path, console: Console) -> Path:
     """Register the merged test groups of every size and write ``scalability.csv`` and ``scalability.png``.
 
+    Called again after it was killed, it goes on with the next group.
+
     Args:
         config: the experiment, which gives the data.
         checkpoint: of a BInGo network that knows its modalities.
@@ -71,34 +78,56 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
         console: where the table is shown.
 
     Raises:
-        BingoError: the method is not BInGo, it does not know a modality, or test groups of different sizes.
+        BingoError: the method is not BInGo, it does not know a modality, test groups of different sizes, or a folder
+            with results of another model or other settings.
     """
     model = Model.load(checkpoint, len(config.data.roi), [f"trainer.accelerator={config.trainer.accelerator}"])
     bingo, modalities = model.bingo, [model.index(name) for name in config.data.modalities]
     data = experiment.build_data(config, console)
     data.setup("test")
     units = draw_units(data, images)
+    claim(folder, _plan(config, checkpoint, memory_bytes, model, data, units))
     largest = MergedGroups(data, units, modalities)
     console.print(
         f"{len(units)} misalignments of {len(data.groups['test'])} test groups: {len(largest)} images in the largest "
         f"group; {show_bytes(memory_bytes)} for streaming"
     )
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
-    _score(
-        bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes
-    )  # loads and tunes the device's kernels
-    scores: list[SizeScores] = []
+    # The first one loads and tunes the device's kernels.
+    _score(bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes)
+    scores = _read_csv(folder / CSV)
+    done = {(score.images, score.group) for score in scores}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for count in progress.track(counts, description="registering"):
             for number in range(len(units) // count):
                 merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
-                scores.append(_score(bingo, merged, config, number, memory_bytes))
-            _write_csv(scores, folder / CSV)
+                if (len(merged), number) not in done:
+                    scores.append(_score(bingo, merged, config, number, memory_bytes))
+                    _write_csv(scores, folder / CSV)
     table = pd.DataFrame([asdict(score) for score in scores])
     draw(table, folder / PLOT)
     console.print(summary(table))
     console.print(f"written: {folder / CSV} and {folder / PLOT}")
     return folder
+
+
+def _plan(
+    config: Config, checkpoint: Path, memory_bytes: int, model: Model, data: GroupDataModule, units: Sequence[Unit]
+) -> Plan:
+    """What the rows of the CSV depend on, and what they are compared under."""
+    of_data = {
+        name: str(value)
+        for name, value in settings.leaves(config)
+        if name.startswith(("seed", "data.")) and not name.startswith((*INDIFFERENT, "data.root"))
+    }
+    own = {
+        "checkpoint": sha256_of(checkpoint),
+        "data": data.fingerprint(),
+        "memory": show_bytes(memory_bytes),
+        "device": str(model.device),
+        "threads": str(torch.get_num_threads()),
+    }
+    return Plan(of_data | own, [f"{unit.group.name}#{unit.draw}" for unit in units])
 
 
 def summary(table: pd.DataFrame) -> Table:
@@ -162,6 +191,10 @@ def _score(bingo: Bingo, merged: MergedGroups, config: Config, number: int, memo
     measures |= {f"{name}_after": value for name, value in after._asdict().items()}
     costs = {"seconds_per_image": seconds / len(merged), "peak_memory_mb": peak}
     return SizeScores(images=len(merged), group=number, **measures, **costs)
+
+
+def _read_csv(path: Path) -> list[SizeScores]:
+    return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")] if path.exists() else []
 
 
 def _write_csv(scores: list[SizeScores], path: Path) -> None:

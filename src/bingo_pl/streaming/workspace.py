@@ -141,8 +141,8 @@ def claim(folder: Path, plan: Plan) -> None:
             more = f"\n  ... and {len(changes) - REPORTED} more" if len(changes) > REPORTED else ""
             listed = "".join(f"\n  {line}" for line in changes[:REPORTED])
             raise BingoError(
-                f"{folder} holds a registration of something else, which cannot be gone on with:{listed}{more}\n"
-                "Restore what it was begun with, or name another folder"
+                f"{folder} holds results of something else, which cannot be gone on with:{listed}{more}\n"
+                "Restore what it was begun with, remove that folder to begin anew, or name another one"
             )
         return
     if folder.is_dir() and any(folder.iterdir()):

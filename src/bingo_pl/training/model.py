@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ class Model:
     """A trained method and what has to be known to register with it."""
 
     registrar: Registrar
-    """In evaluation mode, on `device`, with the refinement that the settings ask for."""
+    """In evaluation mode, on `device`."""
     config: Config
     path: Path
     """Its file."""
@@ -32,12 +32,12 @@ class Model:
 
     @classmethod
     def load(cls, path: Path | None, dims: int = 2, overrides: Sequence[str] = ()) -> Model:
-        """Load a model.
+        """Load a model, to register by its network alone, whatever its settings say of refinement; see `refining`.
 
         Args:
             path: a checkpoint of a run or a ``.safetensors`` model file; None for the ready model.
             dims: D of the ready model.
-            overrides: of its settings, e.g. ``trainer.accelerator=cpu`` or ``refine.steps=20``.
+            overrides: of its settings, e.g. ``trainer.accelerator=cpu``.
 
         Raises:
             BingoError: no such file, not one of this project, or a device that this machine does not have.
@@ -50,9 +50,14 @@ class Model:
         else:
             config = read_config(path)
             registrar = experiment.trained_task(config, path).registrar
-        config = settings.override(config, overrides)
+        config = settings.override(config, [*overrides, "refine.steps=0"])
         device = _device(config)
-        return cls(methods.refined(registrar, config).to(device).eval(), config, path, device)
+        return cls(registrar.to(device).eval(), config, path, device)
+
+    def refining(self, steps: int) -> Model:
+        """The model whose results are refined by so many steps, see `bingo_pl.methods.baselines.Refined`."""
+        config = settings.override(self.config, [f"refine.steps={steps}"])
+        return replace(self, registrar=methods.refined(self.registrar, config).eval(), config=config)
 
     @property
     def dims(self) -> int:
@@ -65,15 +70,15 @@ class Model:
 
     @property
     def bingo(self) -> Bingo:
-        """The network, where a group can be streamed through it.
+        """The network, where a group can be streamed through it, as it can without refinement.
 
         Raises:
             BingoError: another method, which needs the whole group at once.
         """
         if not isinstance(self.registrar, Bingo):
             raise BingoError(
-                f"method={self.config.method} with refine.steps={self.config.refine.steps} cannot register a group in "
-                "parts; wanted method=bingo without refinement. Register the group in memory, or take a BInGo model"
+                f"method={self.config.method} cannot register a group in parts; wanted method=bingo. Register the group "
+                "in memory, or take a BInGo model"
             )
         return self.registrar
 
