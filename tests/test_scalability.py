@@ -15,7 +15,7 @@ from bingo_pl.evaluation import metrics
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming import scalability
 from bingo_pl.streaming.merged import MergedGroups, Unit, draw_units
-from bingo_pl.streaming.stream import StreamedRegistration
+from bingo_pl.streaming.stream import StreamedRegistration, register_stream
 from bingo_pl.training import experiment
 from bingo_pl.training.provenance import PROVENANCE
 from data_modules import GroupDataModule
@@ -63,15 +63,14 @@ def test_a_killed_experiment_goes_on_with_the_next_group(
     settings: Config, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = []
-    register = scalability.register_stream
 
     def killed_at_the_sixth(bingo: Bingo, merged: MergedGroups, memory: int, folder: Path) -> StreamedRegistration:
         registered.append(len(merged))
         if len(registered) == 6:
             raise KeyboardInterrupt
-        return register(bingo, merged, memory, folder)
+        return register_stream(bingo, merged, memory, folder)
 
-    monkeypatch.setattr(scalability, "register_stream", killed_at_the_sixth)
+    monkeypatch.setattr("bingo_pl.streaming.scalability.register_stream", killed_at_the_sixth)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         scalability.run(settings, checkpoint, 8, 10**8, out, Console(quiet=True))
@@ -81,7 +80,7 @@ def test_a_killed_experiment_goes_on_with_the_next_group(
     table = pd.read_csv(out / scalability.CSV)
     assert registered == [2, 2, 2, 2, 2, 4, 2, 4, 4, 8], "the first of each run prepares the device"
     pd.testing.assert_frame_equal(table.iloc[:4], begun)
-    with pytest.raises(BingoError, match="(?s)seed: 0 -> 1.*remove that folder"):
+    with pytest.raises(BingoError, match=r"(?s)seed: 0 -> 1.*remove that folder"):
         scalability.run(config.override(settings, ["seed=1"]), checkpoint, 8, 10**8, out, Console(quiet=True))
 
 
