@@ -24,11 +24,14 @@ from bingo_pl.cli import main
 from bingo_pl.evaluation import appearance
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.scans import group_grid, read_scan
+from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.registration import registered
+from bingo_pl.registration.workflow import REFINE
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
+from bingo_pl.training.model import Model
 from bingo_pl.training.provenance import PROVENANCE
 
 from .conftest import smooth
@@ -238,6 +241,28 @@ def test_files_subjects_and_arrays_give_the_same(model: Path, images: dict[str, 
             first = groups[0][name]
             torch.testing.assert_close(member.displacement, first.displacement, rtol=0, atol=1e-3)
             np.testing.assert_allclose(member.image, first.image, rtol=0, atol=1)  # of 1000; headers are float32
+
+
+def test_the_result_is_refined_unless_told_otherwise(model: Path, images: dict[str, Path]) -> None:
+    default, refined, alone = (register(images, model, **told) for told in ({}, {"refine": REFINE}, {"refine": 0}))
+    assert default.settings["refine"]["steps"] == REFINE
+    for name, member in default.members.items():
+        assert torch.equal(member.displacement, refined[name].displacement)
+        assert (member.displacement - alone[name].displacement).abs().max() > 0.1
+
+
+def test_a_model_that_refines_by_its_settings_is_loaded_as_its_network_alone(model: Path, tmp_path: Path) -> None:
+    """So that it can be streamed; whoever registers in memory says how far to refine."""
+    content = torch.load(model, weights_only=True)
+    content[PROVENANCE]["config"]["refine"]["steps"] = 60
+    torch.save(content, tmp_path / "refining.ckpt")
+    loaded = Model.load(tmp_path / "refining.ckpt")
+    assert isinstance(loaded.bingo, Bingo)
+    refining = loaded.refining(3)
+    assert isinstance(refining.registrar, Refined)
+    assert (loaded.config.refine.steps, refining.config.refine.steps) == (0, 3)
+    with pytest.raises(BingoError, match="wanted method=bingo without refinement"):
+        _ = refining.bingo
 
 
 def test_what_was_in_memory_is_written_beside_the_result(model: Path, images: dict[str, Path], tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ class Model:
         """
         if not isinstance(self.registrar, Bingo):
             raise BingoError(
-                f"method={self.config.method} cannot register a group in parts; wanted method=bingo. Register the "
-                "group in memory, or take a BInGo model"
+                f"method={self.config.method} with refine.steps={self.config.refine.steps} cannot register a group in "
+                "parts; wanted method=bingo without refinement. Register the group in memory, or take a BInGo model"
             )
         return self.registrar
 
