@@ -244,7 +244,11 @@ def test_files_subjects_and_arrays_give_the_same(model: Path, images: dict[str, 
 
 
 def test_the_result_is_refined_unless_told_otherwise(model: Path, images: dict[str, Path]) -> None:
-    default, refined, alone = (register(images, model, **told) for told in ({}, {"refine": REFINE}, {"refine": 0}))
+    default, refined, alone = (
+        register(images, model),
+        register(images, model, refine=REFINE),
+        register(images, model, refine=0),
+    )
     assert default.settings["refine"]["steps"] == REFINE
     for name, member in default.members.items():
         assert torch.equal(member.displacement, refined[name].displacement)
