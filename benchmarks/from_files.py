@@ -1,6 +1,6 @@
 """How far off a registration from files is, in millimetres: real contrasts, each deformed by a known map.
 
-``python benchmarks/from_files.py OpenMS_019 --checkpoint runs/brats_cpu/checkpoints/best.ckpt --refine 20``. The
+``python benchmarks/from_files.py OpenMS_019 --checkpoint runs/brats_cpu/checkpoints/best.ckpt``. The
 contrasts of one head, which lie over each other, are deformed, resampled to voxels of different sizes and orientations,
 written and registered by `bingo_pl.register`. What is left is measured by the transforms alone, in space.
 """
@@ -23,6 +23,7 @@ from bingo_pl.config import DataConfig
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.transforms import forward_and_inverse, write_image
 from bingo_pl.misalign import draw_displacements
+from bingo_pl.registration.workflow import REFINE
 from bingo_pl.seeding import generator
 from data_modules.reading import read_voxels
 
@@ -39,7 +40,7 @@ console = Console()
 def main(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="A folder <case>/<case>_{t1,t1ce,t2,flair}.nii.gz")],
     checkpoint: Annotated[Path | None, typer.Option(help="A trained model; without it the ready one")] = None,
-    refine: Annotated[int, typer.Option(help="Steps of optimisation for the group")] = 0,
+    refine: Annotated[int, typer.Option(help="Steps of optimisation for the group")] = REFINE,
     groups: Annotated[int, typer.Option(help="Deformations of the case, each registered")] = 3,
     output: Annotated[Path | None, typer.Option(help="CSV for a row a group")] = None,
 ) -> None:

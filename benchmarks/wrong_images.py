@@ -19,7 +19,6 @@ from torch import Tensor
 
 from benchmarks.uncertainty import load
 from bingo_pl import cli
-from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.appearance import looks_like, misnaming, unlikeness
 from bingo_pl.evaluation.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
@@ -27,8 +26,7 @@ from bingo_pl.methods.registrar import Registrar
 from bingo_pl.registration.workflow import REFINE
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp
-from bingo_pl.training import methods
-from bingo_pl.training.provenance import read_config
+from bingo_pl.training.model import Model
 
 Wrong = Callable[[GroupBatch, int], GroupBatch]
 """Makes the m-th image of a misaligned group (B = 1) wrong."""
@@ -80,8 +78,7 @@ def main(
     of the names: of an image's `misnaming` and the rule of `looks_like`.
     """
     model, data, device = load(checkpoint, overrides or [])
-    config = settings.override(read_config(checkpoint), [*(overrides or []), f"refine.steps={refine}"])
-    registrar = methods.refined(model, config)
+    registrar = Model.load(checkpoint, overrides=overrides or []).refining(refine).registrar
     batches = [batch for batch in data.test_dataloader() if batch.size >= SMALLEST_JUDGED_GROUP]
     batches = [batch.to(device) for batch in batches[:: max(1, len(batches) // groups)]]
     strangers = [batch.to(device) for batch in data.train_dataloader()]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bingo_pl import config as settings
+from bingo_pl.comparison.rows import choose_rows
 from bingo_pl.errors import BingoError
 from data_modules.learn2reg import Learn2RegDataModule
 from data_modules.pairing import CrossSubjectSampler
@@ -215,3 +216,11 @@ def test_every_experiment_asks_for_what_the_module_gives() -> None:
         assert config.data.copies > 1 or not config.weights.truth
         rows = settings.load_table(name).methods
         assert "bingo_partial" in rows
+
+
+def test_the_phantoms_table_shows_the_network_with_and_without_refinement() -> None:
+    rows = {row.name: row for row in choose_rows(settings.load_table("learn2reg_phantom"), [], [])}
+    refined, alone = rows["bingo_partial"], rows["bingo_unrefined"]
+    assert refined.config == settings.load("learn2reg_phantom")
+    assert (refined.config.refine.steps, alone.config.refine.steps) == (60, 0)
+    assert alone.training == refined

@@ -148,16 +148,19 @@ def run_scalability(
     overrides: Overrides = None,
     images: Annotated[int, typer.Option(min=1, help="In the largest group")] = 1320,
     memory: MemoryOption = "1GB",
+    name: Annotated[str, typer.Option(help="Of the folder under runs/scalability. Empty: the experiment's")] = "",
 ) -> None:
     """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4).
 
-    The experiment gives the data, the checkpoint the method.
+    The experiment gives the data, the checkpoint the method. Killed, it goes on by the same command.
     """
     if of_method := [text for text in overrides or () if text.startswith(("method=", "model.", "refine."))]:
         raise BingoError(f"{' '.join(of_method)}: the method is the checkpoint's as it is. Leave it out")
     experiment_name = settings.with_data(experiment_name, overrides or ())
     config = settings.load(experiment_name, overrides or ())
-    folder = Path(config.runs) / "scalability" / Path(experiment_name).stem
+    name = name or Path(experiment_name).stem
+    experiment.check_name(name, "folder")
+    folder = Path(config.runs) / "scalability" / name
     scalability.run(config, checkpoint, images, parse_bytes(memory), folder, console)
 
 
@@ -251,7 +254,7 @@ def register(
         int | None,
         typer.Option(
             min=0,
-            help="Steps of optimisation for this group after the network's result; 0 with --memory",
+            help="Steps of optimisation after the network's result, which take longer the more images; 0 with --memory",
             show_default=str(workflow.REFINE),
         ),
     ] = None,

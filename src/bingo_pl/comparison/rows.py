@@ -14,7 +14,7 @@ from rich.console import Console
 from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.comparison.table import MethodInfo
-from bingo_pl.config import Config, RefineConfig, RowConfig, TableConfig
+from bingo_pl.config import Config, RowConfig, TableConfig
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.record import sha256_of
 from bingo_pl.methods.registrar import Registrar
@@ -53,7 +53,7 @@ def choose_rows(table: TableConfig, overrides: Sequence[str], names: Sequence[st
         BingoError: unknown method or setting, a row that would be tested on other groups than the rest, or one that
             would change the training it starts from.
     """
-    extra = {name: RowConfig([f"method={name}"]) for name in names if name in methods.METHODS}
+    extra = {name: RowConfig([f"method={name}", "refine.steps=0"]) for name in names if name in methods.METHODS}
     rows = {**table.methods, **{name: row for name, row in extra.items() if name not in table.methods}}
     for name in names:
         if name not in rows:
@@ -111,7 +111,8 @@ def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> 
 
 def _train(row: Row, run: Path, console: Console) -> Path:
     """The best checkpoint of a row's training, which is begun, taken up or found done."""
-    config = dataclasses.replace(row.config, name=run.name, runs=str(run.parent), refine=RefineConfig())
+    refine = dataclasses.replace(row.config.refine, steps=0)
+    config = dataclasses.replace(row.config, name=run.name, runs=str(run.parent), refine=refine)
     return train_or_continue(config, console) / "checkpoints" / "best.ckpt"
 
 

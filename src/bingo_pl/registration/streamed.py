@@ -1,7 +1,8 @@
 """Registering image files of a group of any size, an image at a time from file to file: ``bingo register --memory``.
 
-The same rules as in memory, `bingo_pl.registration.workflow`, and the same files, except for those that need all images
-at once: uncertainty, what does not fit the group or its name, and the decoder's pictures are not made.
+The same rules as in memory, `bingo_pl.registration.workflow`, and the same files, except for what needs all images at
+once: the network's result is not refined, and uncertainty, what does not fit the group or its name, and the decoder's
+pictures are not made.
 
 The output folder holds ``unfinished/`` until all is done. A killed registration goes on from it by the same command:
 
@@ -102,7 +103,8 @@ def register_files(
     entries = _write_images(members, stages, grid, result, output, jacobian, console)
     write_record(output, file, settings.to_tree(model.config), grid, entries)
     console.print(
-        "not made of a streamed group: uncertainty, reconstructions, what does not fit the group or its name",
+        "not done for a streamed group: refinement, uncertainty, reconstructions, what does not fit the group or its "
+        "name",
         soft_wrap=True,
     )
     write_report(output)

@@ -35,7 +35,7 @@ from bingo_pl.training import ready_model
 from bingo_pl.training.model import Model
 
 REFINE = 20
-"""Steps of refinement: seconds for a head, and they find half of what a network leaves (docs/experiments.md)."""
+"""Steps of refinement: seconds for a head, and better on all real images that were tried (docs/ready_model.md)."""
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import remove_leftovers, replacing
 from bingo_pl.config import Config
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
@@ -27,13 +26,11 @@ from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import show_bytes
-from bingo_pl.streaming.merged import MergedGroups, Unit, draw_units
+from bingo_pl.streaming.merged import MergedGroups, draw_units
 from bingo_pl.streaming.stream import register_stream
 from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training import experiment
 from bingo_pl.training.model import Model
-from bingo_pl.training.resumption import INDIFFERENT
-from data_modules.base import GroupDataModule
 
 MERGED = (1, 2, 4, 10, 22, 44, 110, 220, 440)
 """Test groups in a group; 3 to 1,320 images where a test group has three."""
@@ -86,15 +83,16 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     data = experiment.build_data(config, console)
     data.setup("test")
     units = draw_units(data, images)
-    claim(folder, _plan(config, checkpoint, memory_bytes, model, data, units))
     largest = MergedGroups(data, units, modalities)
     console.print(
         f"{len(units)} misalignments of {len(data.groups['test'])} test groups: {len(largest)} images in the largest "
         f"group; {show_bytes(memory_bytes)} for streaming"
     )
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
-    # The first one loads and tunes the device's kernels.
+    # Loads and tunes the device's kernels, and shows whether the memory suffices.
     _score(bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes)
+    remove_leftovers(folder)
+    claim(folder, _plan(checkpoint, memory_bytes, model, largest))
     scores = _read_csv(folder / CSV)
     done = {(score.images, score.group) for score in scores}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -111,23 +109,19 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     return folder
 
 
-def _plan(
-    config: Config, checkpoint: Path, memory_bytes: int, model: Model, data: GroupDataModule, units: Sequence[Unit]
-) -> Plan:
+def _plan(checkpoint: Path, memory_bytes: int, model: Model, largest: MergedGroups) -> Plan:
     """What the rows of the CSV depend on, and what they are compared under."""
-    of_data = {
-        name: str(value)
-        for name, value in settings.leaves(config)
-        if name.startswith(("seed", "data.")) and not name.startswith((*INDIFFERENT, "data.root"))
-    }
-    own = {
+    data = largest.data
+    settings = {
         "checkpoint": sha256_of(checkpoint),
         "data": data.fingerprint(),
+        "misalignment": f"{data.ffd_spacings}, {data.ffd_strength:g}, {data.linear_strength:g}",
+        "images": str(len(largest)),
         "memory": show_bytes(memory_bytes),
         "device": str(model.device),
         "threads": str(torch.get_num_threads()),
     }
-    return Plan(of_data | own, [f"{unit.group.name}#{unit.draw}" for unit in units])
+    return Plan(settings, [largest.identity(member) for member in range(len(largest))])
 
 
 def summary(table: pd.DataFrame) -> Table:

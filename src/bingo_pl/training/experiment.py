@@ -68,6 +68,7 @@ def train(config: Config, console: Console) -> Path:
     check_processes(config.trainer.devices)
     data = build_data(config, console)
     learns = methods.trainable(task.registrar)
+    methods.refined(task.registrar, config)  # refused before the training, not after it
     if learns and config.weights.truth and not data.truth_known:
         raise BingoError(
             f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "

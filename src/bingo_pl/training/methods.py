@@ -94,7 +94,7 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     if not trainable(registrar):
         raise BingoError(
             f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already. "
-            "Set iterative.steps, or refine a trained method"
+            "Set refine.steps=0 and iterative.steps, or refine a trained method"
         )
     similarity = Similarity(refine.similarity, config.similarity.bins)
     descent = Descent(refine.learning_rate, refine.steps)

@@ -56,6 +56,7 @@ class Model:
 
     def refining(self, steps: int) -> Model:
         """The model whose results are refined by so many steps, see `bingo_pl.methods.baselines.Refined`."""
+        assert not self.config.refine.steps, "refined already"
         config = settings.override(self.config, [f"refine.steps={steps}"])
         return replace(self, registrar=methods.refined(self.registrar, config).eval(), config=config)
 
@@ -70,7 +71,7 @@ class Model:
 
     @property
     def bingo(self) -> Bingo:
-        """The network, where a group can be streamed through it, as it can without refinement.
+        """The network, through which a group can be streamed if the method is BInGo without refinement.
 
         Raises:
             BingoError: another method, which needs the whole group at once.
