@@ -81,6 +81,18 @@ def test_a_refined_method_is_as_uncertain_as_the_one_it_starts_from(make_group: 
     assert torch.equal(plain, after)
 
 
+def test_what_belongs_is_judged_before_the_refinement(make_group: GroupMaker) -> None:
+    batch = make_group()
+    model = network().eval()
+    refined = Refined(model, Similarity("ape"), 1.0, Descent(0.1, 3))
+    result, better = model(batch), refined(batch)
+    assert not torch.equal(result.displacement, better.displacement)
+    apart, after = disagreement(model, batch, result), disagreement(refined, batch, better)
+    assert apart is not None
+    assert after is not None
+    assert torch.equal(apart, after)
+
+
 def test_the_likelihood_teaches_the_variances_alone(make_group: GroupMaker) -> None:
     """Two trainings, one with the likelihood: every parameter that a displacement depends on is the same to the bit."""
     batch = make_group()

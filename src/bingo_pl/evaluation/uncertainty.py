@@ -76,7 +76,8 @@ def disagreement(registrar: Registrar, batch: GroupBatch, result: Registration) 
     bad image spoils the value of no other from three images on. Time grows with N^2.
 
     Args:
-        registrar: the method; of a refined one, the experts of the trained method that it starts from.
+        registrar: the method. Of a refined one, what the trained method that it starts from makes of the groups is
+            judged: refinement brings those that fit best still closer, and then accuses others that fit well.
         batch: the groups.
         result: what the registrar made of them.
 
@@ -87,7 +88,8 @@ def disagreement(registrar: Registrar, batch: GroupBatch, result: Registration) 
     if bingo is None:
         return None
     order = DomainOrder.of(batch.modalities, bingo.modalities)
-    experts = [order.unsort_all(q) for q in bingo.experts(batch, result, order)]
+    judged = result if isinstance(result, BingoRegistration) else bingo(batch)
+    experts = [order.unsort_all(q) for q in bingo.experts(batch, judged, order)]
     distances = torch.stack([_distances(q) for q in experts]).sum(0)
     return torch.zeros_like(distances[:, 0]) if batch.size == 1 else _of_others(distances).median(2).values
 
