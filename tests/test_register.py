@@ -255,6 +255,16 @@ def test_the_result_is_refined_unless_told_otherwise(model: Path, images: dict[s
         assert (member.displacement - alone[name].displacement).abs().max() > 0.1
 
 
+def test_a_large_group_is_not_refined_unasked(
+    model: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bingo_pl.registration.workflow.REFINED_UP_TO", 1)
+    told = io.StringIO()
+    group, asked = register(images, model, console=Console(file=told)), register(images, model, refine=2)
+    assert [registered.settings["refine"]["steps"] for registered in (group, asked)] == [0, 2]
+    assert "not refined: that takes long for more than 1 images, here 2" in told.getvalue()
+
+
 def test_a_model_that_refines_by_its_settings_is_loaded_as_its_network_alone(model: Path, tmp_path: Path) -> None:
     """So that it can be streamed; whoever registers in memory says how far to refine."""
     content = torch.load(model, weights_only=True)

@@ -254,8 +254,8 @@ def register(
         int | None,
         typer.Option(
             min=0,
-            help="Steps of optimisation after the network's result, which take longer the more images; 0 with --memory",
-            show_default=str(workflow.REFINE),
+            help="Steps of optimisation for this group after the network's result",
+            show_default=f"{workflow.REFINE}; 0 for more than {workflow.REFINED_UP_TO} images or with --memory",
         ),
     ] = None,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
@@ -302,7 +302,7 @@ def register(
             masks={name: member.mask for name, member in named.items() if member.mask},
             labels={name: member.label for name, member in named.items() if member.label},
             affine=affine,
-            refine=workflow.REFINE if refine is None else refine,
+            refine=refine,
             device=device,
             console=console,
         )

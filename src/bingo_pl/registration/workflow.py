@@ -36,6 +36,8 @@ from bingo_pl.training.model import Model
 
 REFINE = 20
 """Steps of refinement: seconds for a head, and better on all real images that were tried (docs/ready_model.md)."""
+REFINED_UP_TO = 16
+"""Images of a group that is refined without being asked: a step's time grows with their square, 20 s for 64 slices."""
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
 
@@ -47,7 +49,7 @@ def register(
     masks: Mapping[str, Source] | None = None,
     labels: Mapping[str, Source] | None = None,
     affine: str = "auto",
-    refine: int = REFINE,
+    refine: int | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> RegisteredGroup:
@@ -61,7 +63,8 @@ def register(
         masks: foregrounds, by the images' names: the modality, or t2_2 for the second image of t2.
         labels: label maps that are registered with their images, by the images' names.
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
-        refine: steps of optimisation for this group after the network's result; 0 leaves that as it is.
+        refine: steps of optimisation for this group after the network's result; 0 leaves that as it is. None: `REFINE`
+            steps, or none for a group of more than `REFINED_UP_TO` images.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         console: where progress is told; None for silence.
 
@@ -81,7 +84,8 @@ def register(
         scans.append(read_scan(name, modality, image, masks.get(name), labels.get(name)))
         digests |= scans[-1].digests()
     path = None if checkpoint is None else Path(checkpoint)
-    model = Model.load(path, scans[0].dims, [f"trainer.accelerator={device}"]).refining(refine)
+    model = Model.load(path, scans[0].dims, [f"trainer.accelerator={device}"])
+    model = model.refining(_steps(len(scans), console) if refine is None else refine)
     file = File.of(model.path)
     if len(scans) == 1:
         warn_of_one(scans[0].title, console)
@@ -101,6 +105,18 @@ def register(
         if member.looks_like is not None:
             warn_of_name(member.scan, member.looks_like, console)
     return group
+
+
+def _steps(images: int, console: Console) -> int:
+    """Of the refinement of a group, where nobody has said how many."""
+    if images <= REFINED_UP_TO:
+        return REFINE
+    console.print(
+        f"the network's result is not refined: that takes long for more than {REFINED_UP_TO} images, here {images}. "
+        f"--refine {REFINE} does it all the same",
+        soft_wrap=True,
+    )
+    return 0
 
 
 def _register(
