@@ -1,4 +1,4 @@
-"""Kills training, tables, sweeps and registrations with SIGKILL at random moments, goes on, and compares the results.
+"""Kills what takes long with SIGKILL at random moments, goes on, and compares the results.
 
 ``python benchmarks/kill.py --kills 10``. See README.md.
 """
@@ -77,7 +77,7 @@ class Tally:
 def main(
     kills: Annotated[int, typer.Option(help="Of each job")] = 10,
     only: Annotated[
-        str, typer.Option(help="Of these jobs, with commas between (registration needs training). Empty: all")
+        str, typer.Option(help="Of these jobs, with commas between (the last two need training). Empty: all")
     ] = "",
     seed: Annotated[int, typer.Option(help="Of the moments")] = 0,
     folder: Annotated[Path | None, typer.Option(help="To work in; a new temporary one if not given")] = None,
@@ -103,15 +103,19 @@ def main(
 
 
 def jobs(work: Path) -> list[Job]:
-    """The jobs. Registration takes the weights that the uninterrupted training left in ``work``."""
+    """The jobs. The last two take the weights that the uninterrupted training left in ``work``."""
+    checkpoint = work / "training" / "whole" / "runs" / "run" / "checkpoints" / "best.ckpt"
     train = ["train", "manifest", "--continue", *SETTINGS, f"trainer.epochs={EPOCHS}", "name=run"]
     table = ["table", "manifest", *SETTINGS, f"trainer.epochs={EPOCHS // 2}", "iterative.steps=20"]
     sweep = ["sweep", str(_write_sweep(work)), "--local", "--seed", "1", "--output", "sweep"]
+    of_data = [setting for setting in SETTINGS if not setting.startswith("model.")]
+    growing = ["scalability", "manifest", *of_data, "--checkpoint", str(checkpoint), "--images", "200"]
     return [
         Job("training", lambda folder: train, "runs/run"),
         Job("table", lambda folder: [*table, "--methods", "ape,bingo,bingo_refined"], "runs/tables"),
         Job("sweep", lambda folder: sweep, "sweep", spares_children=True),
-        Job("registration", lambda folder: _register(folder, work), "out"),
+        Job("registration", lambda folder: _register(folder, work, checkpoint), "out"),
+        Job("scalability", lambda folder: growing, "runs/scalability"),
     ]
 
 
@@ -212,11 +216,10 @@ def _kill(process: ForkProcess, alone: bool) -> None:
     process.join()
 
 
-def _register(folder: Path, work: Path) -> list[str]:
+def _register(folder: Path, work: Path, checkpoint: Path) -> list[str]:
     """Registers a test group; where only the report is missing, writes that."""
     if (folder / "out").exists():
         return ["report", "out"]
-    checkpoint = work / "training" / "whole" / "runs" / "run" / "checkpoints" / "best.ckpt"
     images = [f"{name}={work / 'cohort' / f'5_{name}.nii.gz'}" for name in MODALITIES]
     return [
         "register",
