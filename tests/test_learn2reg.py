@@ -220,7 +220,7 @@ def test_every_experiment_asks_for_what_the_module_gives() -> None:
 
 def test_the_phantoms_table_shows_the_network_with_and_without_refinement() -> None:
     rows = {row.name: row for row in choose_rows(settings.load_table("learn2reg_phantom"), [], [])}
-    refined, alone = rows["bingo_partial"], rows["bingo_unrefined"]
-    assert refined.config == settings.load("learn2reg_phantom")
+    refined, alone = rows["bingo_refined"], rows["bingo_partial"]
+    assert alone.config == settings.load("learn2reg_phantom")
     assert (refined.config.refine.steps, alone.config.refine.steps) == (60, 0)
-    assert alone.training == refined
+    assert refined.training == alone

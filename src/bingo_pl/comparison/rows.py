@@ -53,7 +53,7 @@ def choose_rows(table: TableConfig, overrides: Sequence[str], names: Sequence[st
         BingoError: unknown method or setting, a row that would be tested on other groups than the rest, or one that
             would change the training it starts from.
     """
-    extra = {name: RowConfig([f"method={name}", "refine.steps=0"]) for name in names if name in methods.METHODS}
+    extra = {name: RowConfig([f"method={name}"]) for name in names if name in methods.METHODS}
     rows = {**table.methods, **{name: row for name, row in extra.items() if name not in table.methods}}
     for name in names:
         if name not in rows:
