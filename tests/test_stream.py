@@ -161,6 +161,16 @@ def test_going_on_with_something_else_is_refused_with_the_difference(
         register_stream(bingo, MemorySource(batch), PLENTY, tmp_path / "work", chunk=chunk)
 
 
+def test_a_folder_whose_plan_was_being_written_when_it_was_killed_can_be_used(
+    make_group: GroupMaker, tmp_path: Path
+) -> None:
+    batch = group(make_group)
+    (tmp_path / "rank_0").mkdir()
+    (tmp_path / "rank_0" / ".plan.json.1234.tmp").write_text("{")
+    result = register_stream(moving(), MemorySource(batch), PLENTY, tmp_path)
+    assert torch.equal(displacements(result), displacements(register_stream(moving(), MemorySource(batch), PLENTY)))
+
+
 def test_a_folder_of_something_else_is_left_alone(make_group: GroupMaker, tmp_path: Path) -> None:
     (tmp_path / "rank_0").mkdir()
     (tmp_path / "rank_0" / "thesis.txt").write_text("precious")

@@ -91,8 +91,8 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
     # Loads and tunes the device's kernels, and shows whether the memory suffices.
     _score(bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes)
-    remove_leftovers(folder)
     claim(folder, _plan(checkpoint, memory_bytes, model, largest))
+    remove_leftovers(folder)  # only now is it known to be ours
     scores = _read_csv(folder / CSV)
     done = {(score.images, score.group) for score in scores}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

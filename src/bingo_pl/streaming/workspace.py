@@ -145,7 +145,8 @@ def claim(folder: Path, plan: Plan) -> None:
                 "Restore what it was begun with, remove that folder to begin anew, or name another one"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    # What a killed claim leaves, see `replacing`, is nobody else's.
+    if folder.is_dir() and any(not file.name.startswith(f".{PLAN}.") for file in folder.iterdir()):
         raise BingoError(f"{folder} is in use by something else. Name a folder that does not exist yet")
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(asdict(plan)))
