@@ -19,7 +19,6 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from bingo_pl import cli
-from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
@@ -28,8 +27,7 @@ from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
-from bingo_pl.training.lightning import device_of
-from bingo_pl.training.provenance import read_config
+from bingo_pl.training.model import Model
 from data_modules.base import GroupDataModule
 
 BINS = 5
@@ -54,7 +52,8 @@ def main(
     groups: Annotated[int, typer.Option(help="Test groups, evenly chosen. 0: all")] = 0,
 ) -> None:
     """Rank correlation and calibration of the uncertainty on the test groups, whose misalignment is known."""
-    model, data, device = load(checkpoint, overrides or [])
+    loaded, data = load(checkpoint, overrides or [])
+    model, device = loaded.bingo, loaded.device
     if teach:
         teach_variances(model, data, device, teach)
     batches = list(data.test_dataloader())
@@ -66,17 +65,14 @@ def main(
     report("all voxels", [dataclasses.replace(image, foreground=image.foreground | True) for image in images])
 
 
-def load(checkpoint: Path, overrides: list[str]) -> tuple[Bingo, GroupDataModule, torch.device]:
-    """A trained model in evaluation mode and the data of its experiment."""
-    config = settings.override(read_config(checkpoint), overrides)
-    task = experiment.trained_task(config, checkpoint)
-    model = task.registrar
-    if not isinstance(model, Bingo):
-        raise BingoError(f"{checkpoint}: method {config.method} has no posterior. Give a checkpoint of bingo")
-    data = experiment.build_data(config, console)
+def load(checkpoint: Path, overrides: list[str]) -> tuple[Model, GroupDataModule]:
+    """A trained BInGo and the data of its experiment."""
+    model = Model.load(checkpoint, overrides=overrides)
+    if not isinstance(model.registrar, Bingo):
+        raise BingoError(f"{checkpoint}: method {model.config.method} has no posterior. Give a checkpoint of bingo")
+    data = experiment.build_data(model.config, console)
     data.setup("fit")
-    device = device_of(config)
-    return model.to(device).eval(), data, device
+    return model, data
 
 
 def teach_variances(model: Bingo, data: GroupDataModule, device: torch.device, steps: int) -> None:

@@ -26,7 +26,6 @@ from bingo_pl.methods.registrar import Registrar
 from bingo_pl.registration.workflow import REFINE
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp
-from bingo_pl.training.model import Model
 
 Wrong = Callable[[GroupBatch, int], GroupBatch]
 """Makes the m-th image of a misaligned group (B = 1) wrong."""
@@ -77,11 +76,11 @@ def main(
     of the groups as they are; then, how many of the images the rule of `belongs` accuses, wrong and good ones. The same
     of the names: of an image's `misnaming` and the rule of `looks_like`.
     """
-    model, data, device = load(checkpoint, overrides or [])
-    registrar = Model.load(checkpoint, overrides=overrides or []).refining(refine).registrar
+    model, data = load(checkpoint, overrides or [])
+    registrar = model.refining(refine).registrar
     batches = [batch for batch in data.test_dataloader() if batch.size >= SMALLEST_JUDGED_GROUP]
-    batches = [batch.to(device) for batch in batches[:: max(1, len(batches) // groups)]]
-    strangers = [batch.to(device) for batch in data.train_dataloader()]
+    batches = [batch.to(model.device) for batch in batches[:: max(1, len(batches) // groups)]]
+    strangers = [batch.to(model.device) for batch in data.train_dataloader()]
     good: list[Judged] = []
     wrong: dict[str, list[Case]] = defaultdict(list)
     for aligned in batches:
@@ -89,7 +88,7 @@ def main(
         good.append(judge(registrar, batch))
         draws = generator("wrong image", batch.names[0])
         member = int(torch.randint(batch.size, (1,), generator=draws))
-        for kind, spoil in kinds(model.modalities, strangers, draws).items():
+        for kind, spoil in kinds(model.bingo.modalities, strangers, draws).items():
             judged = judge(registrar, spoil(batch, member))
             wrong[kind].append(Case(judged, member, int(batch.modalities[0, member])))
     report(good, wrong)

@@ -91,6 +91,7 @@ def test_what_belongs_is_judged_before_the_refinement(make_group: GroupMaker) ->
     assert apart is not None
     assert after is not None
     assert torch.equal(apart, after)
+    assert torch.equal(better.start.displacement, result.displacement)
 
 
 def test_the_likelihood_teaches_the_variances_alone(make_group: GroupMaker) -> None:

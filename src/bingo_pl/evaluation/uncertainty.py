@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import anatomy_shares, warping_residual
-from bingo_pl.methods.baselines import Refined
+from bingo_pl.methods.baselines import Refined, RefinedRegistration
 from bingo_pl.methods.bingo import Bingo, BingoRegistration, DomainOrder
 from bingo_pl.methods.posterior import SMALLEST_VARIANCE, Gaussian
 from bingo_pl.methods.registrar import Registrar, Registration
@@ -54,7 +54,7 @@ def displacement_uncertainty(
     bingo = hierarchical(registrar)
     if bingo is None:
         return None
-    posterior = result if isinstance(result, BingoRegistration) else bingo(batch)
+    posterior = _of_network(result)
     spacing = batch.spacing.reshape(batch.groups, 1, -1, *[1] * len(batch.shape))
     total = squares = torch.zeros_like(posterior.displacement)
     for _ in range(samples):
@@ -88,8 +88,7 @@ def disagreement(registrar: Registrar, batch: GroupBatch, result: Registration) 
     if bingo is None:
         return None
     order = DomainOrder.of(batch.modalities, bingo.modalities)
-    judged = result if isinstance(result, BingoRegistration) else bingo(batch)
-    experts = [order.unsort_all(q) for q in bingo.experts(batch, judged, order)]
+    experts = [order.unsort_all(q) for q in bingo.experts(batch, _of_network(result), order)]
     distances = torch.stack([_distances(q) for q in experts]).sum(0)
     return torch.zeros_like(distances[:, 0]) if batch.size == 1 else _of_others(distances).median(2).values
 
@@ -142,6 +141,13 @@ def hierarchical(registrar: Registrar) -> Bingo | None:
     if isinstance(registrar, Refined):
         registrar = registrar.start
     return registrar if isinstance(registrar, Bingo) else None
+
+
+def _of_network(result: Registration) -> BingoRegistration:
+    """What the method with a posterior made of the groups, before it was refined."""
+    network = result.start if isinstance(result, RefinedRegistration) else result
+    assert isinstance(network, BingoRegistration), "a result of the registrar"
+    return network
 
 
 def _draw(velocities: Sequence[Gaussian], generator: torch.Generator) -> list[Tensor]:

@@ -36,6 +36,14 @@ class VelocityRegistration(Registration):
         return cls(_integrate(velocity, squarings), _integrate(-velocity, squarings), velocity)
 
 
+@dataclass(frozen=True, eq=False)
+class RefinedRegistration(VelocityRegistration):
+    """A registration that improves on another; its velocity is what was added."""
+
+    start: Registration
+    """What the trained method made of the groups."""
+
+
 class SimilarityRegistrar(Registrar):
     """A method of one velocity an image that minimises a similarity of the registered images.
 
@@ -170,7 +178,7 @@ class Refined(SimilarityRegistrar):
         self.descent = descent
         self.stride = stride
 
-    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> VelocityRegistration:
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> RefinedRegistration:
         """Register, then optimise; the velocity of the result is w, not the whole. See `Registrar.forward`."""
         with torch.no_grad():
             start = self.start(batch)
@@ -188,7 +196,8 @@ class Refined(SimilarityRegistrar):
 
             grid = [-(-size // self.stride) for size in batch.shape]
             velocity = self.descent.minimise(energy, displacement.new_zeros(*displacement.shape[:3], *grid))
-        return VelocityRegistration(
+        return RefinedRegistration(
+            start=start,
             displacement=compose_groups(start.displacement, self._motion(velocity, batch.shape)),
             inverse=compose_groups(self._motion(-velocity, batch.shape), start.inverse),
             velocity=velocity,
