@@ -30,7 +30,7 @@ SHAPE = (32, 32)
 class PerfectEncoder(Encoder):
     """Takes a modality's contrast from an image; every voxel equally sure."""
 
-    def forward(self, images: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    def forward(self, images: Tensor, counts: Sequence[int], finest: int = 0) -> list[Tensor]:
         parts = zip(ANATOMIES, images.split([*counts]), strict=True)
         means = torch.cat([anatomy(part) for anatomy, part in parts])
         return [torch.cat([means, torch.zeros_like(means)], dim=1)]

@@ -100,6 +100,16 @@ def test_a_scale_with_two_velocities_goes_on_from_the_first(make_group: GroupMak
         assert velocity.mean.abs().max() > 0.05
 
 
+def test_features_that_no_velocity_reads_are_not_computed(make_group: GroupMaker) -> None:
+    bingo = Bingo(2, 3, CHANNELS, (2, 1)).eval()
+    images, counts = make_group(groups=1).images[0], [1, 1, 1]
+    every = bingo.encoder(images, counts)
+    bingo.encoder.up.first[-1].register_forward_pre_hook(lambda *_: pytest.fail("the finest scale was computed"))
+    features = bingo.features(images, counts)
+    assert features.keys() == {1, 2}
+    assert all(torch.equal(feature, every[scale]) for scale, feature in features.items())
+
+
 def test_both_ways_through_the_last_convolution_give_the_same(make_group: GroupMaker) -> None:
     """A variance that does not reach the features is computed apart, but only where there are gradients."""
     bingo = moving(velocity_noise=False)

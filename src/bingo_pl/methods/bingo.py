@@ -100,7 +100,7 @@ class Bingo(Registrar):
         """
         self.check_shape(batch.shape)
         order = DomainOrder.of(batch.modalities, self.modalities)
-        features = self.encoder(order.sort(batch.images), order.counts)
+        features = self.features(order.sort(batch.images), order.counts)
         noise = generator if self.velocity_noise else None
         velocities: list[Gaussian] = []
         drawn: list[Tensor] = []
@@ -120,6 +120,18 @@ class Bingo(Registrar):
             inverse=order.unsort(self.inverse_transform(drawn, batch.shape)),
             velocities=tuple(velocities),
         )
+
+    def features(self, images: Tensor, counts: Sequence[int]) -> dict[int, Tensor]:
+        """What velocities are read from: (K, C, *s) for each scale from that of the last velocity on.
+
+        Finer features only serve the decoder. They are the most expensive ones.
+
+        Args:
+            images: (K, 1, *S) sorted by modality.
+            counts: images of each modality.
+        """
+        finest = self.velocity_scales[-1]
+        return dict(enumerate(self.encoder(images, counts, finest), start=finest))
 
     def own_expert(self, features: Tensor, velocities: Sequence[Tensor]) -> Gaussian:
         """What images say about the common structure of a level, seen through the velocities before it.

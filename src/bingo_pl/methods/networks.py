@@ -5,6 +5,7 @@ Images arrive sorted by modality; ``counts[d]`` says how many belong to modality
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -120,11 +121,15 @@ class UpPath(nn.Module):
         self.first = nn.ModuleList(ConvBlock(dims, domains, 2 * fine, fine) for _, fine in pairs)
         self.second = nn.ModuleList(ConvBlock(dims, domains, fine, fine) for _, fine in pairs)
 
-    def forward(self, skips: Sequence[Tensor], counts: Counts) -> list[Tensor]:
-        """Features of each scale, finest first -> the same shapes, each informed by all coarser ones."""
+    def forward(self, skips: Sequence[Tensor], counts: Counts, finest: int = 0) -> list[Tensor]:
+        """Features of each scale, finest first -> the same shapes, each informed by all coarser ones.
+
+        Scales finer than ``finest`` are left out.
+        """
         x = skips[-1]
         outputs = [x]
-        for skip, narrow, first, second in zip(skips[-2::-1], self.narrow, self.first, self.second, strict=True):
+        stages = zip(skips[-2::-1], self.narrow, self.first, self.second, strict=True)
+        for skip, narrow, first, second in itertools.islice(stages, len(skips) - 1 - finest):
             x = recomputed(self._stage, x, skip, narrow, first, second, counts)
             outputs.append(x)
         return outputs[::-1]
@@ -147,8 +152,9 @@ class Encoder(nn.Module):
         self.down = DownPath(dims, domains, channels)
         self.up = UpPath(dims, domains, channels)
 
-    def forward(self, images: Tensor, counts: Counts) -> list[Tensor]:
-        features: list[Tensor] = self.up(self.down(images, counts), counts)
+    def forward(self, images: Tensor, counts: Counts, finest: int = 0) -> list[Tensor]:
+        """(K, 1, *S) -> one (K, channels[i], *S / 2**i) for each scale i from ``finest`` on."""
+        features: list[Tensor] = self.up(self.down(images, counts), counts, finest)
         return features
 
 

@@ -231,7 +231,7 @@ class _Sweeps:
             return self.kept[images.start]
         batch, modalities = self._read(images)
         order = DomainOrder.of(modalities[None], self.bingo.modalities)
-        every = self.bingo.encoder(order.sort(batch[None]), order.counts)
+        every = self.bingo.features(order.sort(batch[None]), order.counts)
         features = {scale: order.unsort(every[scale])[0] for scale in set(self.bingo.velocity_scales)}
         if images.stop <= self.budget.kept:
             self.kept[images.start] = features
