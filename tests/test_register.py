@@ -28,7 +28,7 @@ from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.registration import registered
-from bingo_pl.registration.workflow import REFINE
+from bingo_pl.registration.workflow import REFINE, REFINED_UP_TO
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
 from bingo_pl.training.model import Model
@@ -258,11 +258,11 @@ def test_the_result_is_refined_unless_told_otherwise(model: Path, images: dict[s
 def test_a_large_group_is_not_refined_unasked(
     model: Path, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bingo_pl.registration.workflow.REFINED_UP_TO", 1)
+    monkeypatch.setitem(REFINED_UP_TO, 2, 1)
     told = io.StringIO()
     group, asked = register(images, model, console=Console(file=told)), register(images, model, refine=2)
     assert [registered.settings["refine"]["steps"] for registered in (group, asked)] == [0, 2]
-    assert "not refined: that takes long for more than 1 images, here 2" in told.getvalue()
+    assert "not refined: that takes long for more than 1 slices, here 2" in told.getvalue()
 
 
 def test_a_model_that_refines_by_its_settings_is_loaded_as_its_network_alone(model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bingo_pl.methods import similarity
 from bingo_pl.methods.regularity import bending_energy
-from bingo_pl.methods.similarity import ape, cte, em_posterior, mutual_information, sample_voxels, x_coreg
+from bingo_pl.methods.similarity import PARTNERS, ape, cte, em_posterior, mutual_information, sample_voxels, x_coreg
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import identity
 
@@ -91,6 +91,44 @@ def test_ape_of_a_pair_is_its_mutual_information() -> None:
     pair = contrasts()[:, :2]
     information = mutual_information(pair[:, :1], pair[:, 1:], everywhere(pair))[:, 0]
     torch.testing.assert_close(ape(pair, everywhere(pair)), -2 * information)
+
+
+def crowd(size: int) -> Tensor:
+    """A group (1, N, 1, *S) whose images share less and less with the first."""
+    common = torch.rand(32, 32, generator=generator("common"))
+    own = torch.rand(1, size, 1, 32, 32, generator=generator("own"))
+    return torch.lerp(common, own, torch.linspace(0, 1, size)[:, None, None, None])
+
+
+def test_ape_looks_at_all_pairs_of_a_small_group_whoever_draws() -> None:
+    images = crowd(2 * PARTNERS + 1)
+    mask = everywhere(images)
+    assert torch.equal(ape(images, mask, 16, generator("pairs")), ape(images, mask, 16))
+
+
+def test_ape_of_drawn_pairs_is_that_of_all_in_the_mean() -> None:
+    images, draws = crowd(2 * PARTNERS + 8), generator("pairs")
+    mask = everywhere(images)
+    drawn = torch.cat([ape(images, mask, 16, draws) for _ in range(60)])
+    every = ape(images, mask, 16).item()
+    error = drawn.std().item() / len(drawn) ** 0.5
+    assert 0 < error < 0.01 * abs(every)
+    assert drawn.mean().item() == pytest.approx(every, abs=3 * error)
+
+
+def test_drawn_pairs_grow_with_the_group_and_leave_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, information = [], similarity._information
+
+    def counted(joint: Tensor) -> Tensor:
+        seen.append(joint.shape[1])
+        return information(joint)
+
+    monkeypatch.setattr(similarity, "_information", counted)
+    images = crowd(6 * PARTNERS).requires_grad_()
+    ape(images, everywhere(images), 16, generator("pairs")).backward()
+    assert sum(seen) == 6 * PARTNERS * PARTNERS
+    assert images.grad is not None
+    assert (images.grad.flatten(2).norm(dim=2) > 0).all()
 
 
 @every_measure

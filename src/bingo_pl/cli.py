@@ -255,7 +255,8 @@ def register(
         typer.Option(
             min=0,
             help="Steps of optimisation for this group after the network's result",
-            show_default=f"{workflow.REFINE}; 0 for more than {workflow.REFINED_UP_TO} images or with --memory",
+            show_default=f"{workflow.REFINE}; 0 for more than {workflow.REFINED_UP_TO[2]} slices or "
+            f"{workflow.REFINED_UP_TO[3]} volumes or with --memory",
         ),
     ] = None,
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,

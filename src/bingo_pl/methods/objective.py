@@ -14,12 +14,18 @@ from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_vox
 from bingo_pl.spatial import Shape, warp
 
 
-def _x_coreg(images: Tensor, mask: Tensor, bins: int) -> Tensor:
+def _cte(images: Tensor, mask: Tensor, bins: int, _: torch.Generator | None) -> Tensor:
+    return cte(images, mask, bins)
+
+
+def _x_coreg(images: Tensor, mask: Tensor, bins: int, _: torch.Generator | None) -> Tensor:
     return x_coreg(images, em_posterior(images, mask, bins), mask, bins)
 
 
-SIMILARITIES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"ape": ape, "cte": cte, "x_coreg": _x_coreg}
-"""Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S) and a number of bins -> (B,), to be minimised."""
+Function = Callable[[Tensor, Tensor, int, torch.Generator | None], Tensor]
+"""Registered images (B, N, 1, *S), their overlap (B, 1, 1, *S), a number of bins and what draws pairs of images from
+many, or None -> (B,), to be minimised."""
+SIMILARITIES: dict[str, Function] = {"ape": ape, "cte": _cte, "x_coreg": _x_coreg}
 VOXEL_SHARE = 0.1
 """Of a volume's voxels that a random draw of the similarity looks at (X-metric)."""
 FEWEST_VOXELS = 10_000
@@ -57,9 +63,12 @@ class Similarity:
         if self.bins < 2:
             raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
 
-    def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised."""
-        return SIMILARITIES[self.name](images, mask, self.bins)
+    def __call__(self, images: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised.
+
+        A generator draws the pairs of images that APE looks at in a large group; None looks at all.
+        """
+        return SIMILARITIES[self.name](images, mask, self.bins, generator)
 
     def of_registered(
         self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None
@@ -73,7 +82,7 @@ class Similarity:
             images: (B, N, 1, *S).
             displacement: (B, N, D, *S).
             share: of the voxels to look at.
-            generator: draws these voxels; None looks at all.
+            generator: draws these voxels, and pairs of images as `__call__`; None looks at all.
         """
         flat = displacement.flatten(0, 1)
         group = displacement.shape[:2]
@@ -81,4 +90,4 @@ class Similarity:
         domain = torch.ones_like(flat[:, :1])
         inside = warp(domain, flat.detach(), mode="nearest", padding="zeros") > 0.5
         overlap = inside.unflatten(0, group).all(1, keepdim=True)
-        return self(*sample_voxels(registered, overlap, share, generator))
+        return self(*sample_voxels(registered, overlap, share, generator), generator)

@@ -8,6 +8,8 @@ precision make information infinite. An empty mask gives zero, with zero gradien
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,8 @@ BINS = 64
 """Over the range of an image (X-metric). Small images want fewer: 64 x 64 bins of 80 x 96 voxels are mostly empty."""
 PADDING = 2
 """Further bins at either end, so that every window is complete. Windows are cubic B-splines of one bin's sigma."""
+PARTNERS = 8
+"""That an image of a large group is paired with on either side of a random circle (docs/experiments.md)."""
 SMALLEST_RANGE = 1e-4
 """An image whose intensities span less is constant."""
 SMALLEST_PROBABILITY = 1e-12
@@ -42,25 +46,32 @@ def mutual_information(first: Tensor, second: Tensor, mask: Tensor, bins: int = 
     return _information(_joint_histogram(_parzen_windows(a, weights, bins), _parzen_windows(b, weights, bins), weights))
 
 
-def ape(images: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
+def ape(images: Tensor, mask: Tensor, bins: int = BINS, generator: torch.Generator | None = None) -> Tensor:
     """Accumulated pairwise estimates (Wachinger & Navab 2013): -sum of the MI of all pairs over (N - 1) / 2.
+
+    All pairs of a large group take time with the square of N. A draw looks at each image beside 2 `PARTNERS` others,
+    N `PARTNERS` pairs, whose mean stands for that of all.
 
     Args:
         images: (B, N, 1, *S), registered.
         mask: (B, 1, 1, *S) bool, the voxels to count, e.g. the overlap of the images' domains.
         bins: of the histograms, over the range of an image.
+        generator: draws the pairs where there are more; None looks at all.
 
     Returns:
         (B,).
     """
+    size = images.shape[1]
+    pairs, count = _all_pairs, size * (size - 1) // 2
+    if generator is not None and count > size * PARTNERS:
+        images = images[:, _order(size, generator).to(images.device)]
+        pairs, count = _neighbours, size * PARTNERS
     x, weights = _voxels(images, mask)
     windows = _parzen_windows(x, weights, bins)
-    size = x.shape[1]
-    total = 0 * x.flatten(1).sum(1)  # a single image has no pair: zero, with zero gradient
-    for i in range(size - 1):
-        joint = _joint_histogram(windows[:, i : i + 1], windows[:, i + 1 :], weights)
-        total = total - _information(joint).sum(1)
-    return total / (max(size - 1, 1) / 2)
+    information = 0 * x.flatten(1).sum(1)  # a single image has no pair: zero, with zero gradient
+    for first, second in pairs(windows):
+        information = information + _information(_joint_histogram(first, second, weights)).sum(1)
+    return -information / (max(count, 1) / size)
 
 
 def cte(images: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
@@ -136,9 +147,25 @@ def sample_voxels(
     if generator is None or share == 1:
         return images, mask
     voxels = images.shape[3]
-    order = torch.randperm(voxels, generator=generator, device=generator.device).to(images.device)
-    chosen = order[: max(round(share * voxels), 1)]
+    chosen = _order(voxels, generator).to(images.device)[: max(round(share * voxels), 1)]
     return images[..., chosen], mask[..., chosen]
+
+
+def _order(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator, device=generator.device)
+
+
+def _all_pairs(windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows (B, 1 or n, k, V) and (B, n, k, V) of pairs of images, each pair once."""
+    for i in range(windows.shape[1] - 1):
+        yield windows[:, i : i + 1], windows[:, i + 1 :]
+
+
+def _neighbours(windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `_all_pairs`, of images up to `PARTNERS` apart on a circle."""
+    for step in range(1, PARTNERS + 1):
+        yield windows[:, :-step], windows[:, step:]
+        yield windows[:, -step:], windows[:, :step]
 
 
 def _voxels(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

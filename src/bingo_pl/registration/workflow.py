@@ -36,8 +36,8 @@ from bingo_pl.training.model import Model
 
 REFINE = 20
 """Steps of refinement: seconds for a head, and better on all real images that were tried (docs/ready_model.md)."""
-REFINED_UP_TO = 16
-"""Images of a group that is refined without being asked: a step's time grows with their square, 20 s for 64 slices."""
+REFINED_UP_TO = {2: 64, 3: 16}
+"""Slices or volumes of a group that is refined without being asked: it takes minutes on one core."""
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
 
@@ -64,7 +64,7 @@ def register(
         labels: label maps that are registered with their images, by the images' names.
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
         refine: steps of optimisation for this group after the network's result; 0 leaves that as it is. None: `REFINE`
-            steps, or none for a group of more than `REFINED_UP_TO` images.
+            steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         console: where progress is told; None for silence.
 
@@ -85,7 +85,7 @@ def register(
         digests |= scans[-1].digests()
     path = None if checkpoint is None else Path(checkpoint)
     model = Model.load(path, scans[0].dims, [f"trainer.accelerator={device}"])
-    model = model.refining(_steps(len(scans), console) if refine is None else refine)
+    model = model.refining(_steps(len(scans), model.dims, console) if refine is None else refine)
     file = File.of(model.path)
     if len(scans) == 1:
         warn_of_one(scans[0].title, console)
@@ -107,12 +107,14 @@ def register(
     return group
 
 
-def _steps(images: int, console: Console) -> int:
+def _steps(images: int, dims: int, console: Console) -> int:
     """Of the refinement of a group, where nobody has said how many."""
-    if images <= REFINED_UP_TO:
+    most = REFINED_UP_TO[dims]
+    if images <= most:
         return REFINE
+    kind = "slices" if dims == 2 else "volumes"
     console.print(
-        f"the network's result is not refined: that takes long for more than {REFINED_UP_TO} images, here {images}. "
+        f"the network's result is not refined: that takes long for more than {most} {kind}, here {images}. "
         f"--refine {REFINE} does it all the same",
         soft_wrap=True,
     )
