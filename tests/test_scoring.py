@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import mmap
+import platform
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -120,6 +121,20 @@ def test_garbage_left_by_others_does_not_hide_the_peak(make_group: GroupMaker) -
     hungry.register_forward_pre_hook(lambda *_: (gc.collect(), None)[1])
     _, _, megabytes = timed(hungry, make_group(groups=1))
     assert megabytes > 180
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to give back what it keeps")
+def test_memory_that_others_have_freed_counts_when_it_is_used_again(make_group: GroupMaker) -> None:
+    def pieces() -> list[Tensor]:
+        return [torch.ones(16_000) for _ in range(3_000)]
+
+    before, last = pieces(), torch.ones(16_000)
+    del before  # what lies below the last piece stays with the process
+    hungry = Oracle()
+    hungry.register_forward_pre_hook(lambda *_: (pieces(), None)[1])
+    _, _, megabytes = timed(hungry, make_group(groups=1))
+    assert megabytes > 180
+    assert last.all()
 
 
 def test_peak_memory_that_cannot_be_known_is_nan(
