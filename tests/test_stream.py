@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from bingo_pl import BingoError, GroupBatch
+from bingo_pl.evaluation.scoring import peak_memory_bytes, watch_memory
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import DomainNorm, VelocityHead
-from bingo_pl.streaming.budget import Budget, parse_bytes
+from bingo_pl.streaming.budget import Budget, parse_bytes, working_bytes
 from bingo_pl.streaming.stream import GroupSource, MemorySource, StreamedImage, StreamedRegistration, register_stream
 
 from .conftest import GroupMaker
@@ -101,6 +102,23 @@ def _enough_for(bingo: Bingo, batch: GroupBatch, kept: int) -> int:
         except BingoError:
             continue
     raise AssertionError("unreachable")
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
+@pytest.mark.parametrize("scales", [(2, 1), (2, 0)])
+@pytest.mark.parametrize(("shape", "images"), [((192, 192), 16), ((48, 48, 48), 4)])
+def test_images_in_work_take_the_memory_that_is_set_aside(
+    shape: tuple[int, ...], images: int, scales: tuple[int, ...]
+) -> None:
+    bingo = Bingo(len(shape), 1, (16, 16, 16), scales, head_depth=1).eval()
+    group = torch.rand(images, 1, *shape)
+    bingo.features(group, [images])
+    before = watch_memory(group.device)
+    bingo.features(group, [images])
+    assert before is not None
+    taken, aside = peak_memory_bytes(group.device) - before, images * working_bytes(bingo, shape)
+    assert 0.3 * aside < taken < aside
 
 
 def test_a_registration_goes_on_after_an_interrupt_at_any_chunk(make_group: GroupMaker, tmp_path: Path) -> None:

@@ -14,6 +14,11 @@ FLOAT = 4
 """Bytes."""
 LARGEST_CHUNK = 32
 """Images at a time; more are no faster, they only leave the caches."""
+BESIDE_FEATURES = {2: (14, 7), 3: (10, 4)}
+"""How often the finest features are in memory at the encoder's peak, beside those of every scale, by dimensions: where
+a velocity reads them, and where none does, so that only the way down makes them. Measured."""
+CHANNEL_BLOCK = 16
+"""Channels that a convolution computes at a time; fewer take the memory of so many."""
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -99,9 +104,10 @@ def sum_bytes(bingo: Bingo, shape: Sequence[int]) -> int:
 
 
 def working_bytes(bingo: Bingo, shape: Sequence[int]) -> int:
-    """Peak while an image is in work, measured: the encoder's last convolutions, or a displacement's composition."""
+    """Peak while an image is in work: the encoder's finest convolutions, or a displacement's composition."""
     encoding = sum(_scale_bytes(bingo, shape, scale) for scale in range(len(bingo.channels)))
-    encoding += 8 * _scale_bytes(bingo, shape, 0)
+    beside = BESIDE_FEATURES[bingo.dims][min(bingo.velocity_scales[-1], 1)]
+    encoding += FLOAT * beside * max(bingo.channels[0], CHANNEL_BLOCK) * math.prod(shape)
     moving = FLOAT * bingo.dims * math.prod(shape) * (len(bingo.velocity_scales) + 6)
     return max(encoding, moving)
 
