@@ -56,7 +56,7 @@ def ape(images: Tensor, mask: Tensor, bins: int = BINS, generator: torch.Generat
         images: (B, N, 1, *S), registered.
         mask: (B, 1, 1, *S) bool, the voxels to count, e.g. the overlap of the images' domains.
         bins: of the histograms, over the range of an image.
-        generator: draws the pairs where there are more; None looks at all.
+        generator: draws pairs where there are more than N `PARTNERS`; None looks at all.
 
     Returns:
         (B,).
