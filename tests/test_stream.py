@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -105,20 +107,25 @@ def _enough_for(bingo: Bingo, batch: GroupBatch, kept: int) -> int:
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
-@pytest.mark.parametrize("scales", [(2, 1), (2, 0)])
-@pytest.mark.parametrize(("shape", "images"), [((192, 192), 16), ((48, 48, 48), 4)])
-def test_images_in_work_take_the_memory_that_is_set_aside(
-    shape: tuple[int, ...], images: int, scales: tuple[int, ...]
-) -> None:
-    bingo = Bingo(len(shape), 1, (16, 16, 16), scales, head_depth=1).eval()
-    group = torch.rand(images, 1, *shape)
+def encode(shape: tuple[int, ...], images: int, scales: tuple[int, ...]) -> tuple[int, int]:
+    """Bytes that encoding takes, and that are set aside for it."""
+    bingo, group = Bingo(len(shape), 1, (16, 16, 16), scales, head_depth=1).eval(), torch.rand(images, 1, *shape)
     bingo.features(group, [images])
     before = watch_memory(group.device)
-    bingo.features(group, [images])
     assert before is not None
-    taken, aside = peak_memory_bytes(group.device) - before, images * working_bytes(bingo, shape)
-    assert 0.3 * aside < taken < aside
+    bingo.features(group, [images])
+    return peak_memory_bytes(group.device) - before, images * working_bytes(bingo, shape)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
+def test_images_in_work_take_the_memory_that_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that maps and returns every tensor by itself: what a heap holds depends on what was there before."""
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        for shape, images in (((192, 192), 16), ((48, 48, 48), 4)):
+            for scales in ((2, 1), (2, 0)):
+                taken, aside = fresh.submit(encode, shape, images, scales).result()
+                assert 0.4 * aside < taken < aside, f"{taken:,} of {aside:,} bytes for {shape}, velocities {scales}"
 
 
 def test_a_registration_goes_on_after_an_interrupt_at_any_chunk(make_group: GroupMaker, tmp_path: Path) -> None:
