@@ -132,7 +132,7 @@ def _register(
 ) -> RegisteredGroup:
     batch = _to_batch(scans, stages, grid, model).to(model.device)
     reconstructs = ready_model.reconstructs(model.config)
-    with torch.no_grad():
+    with torch.no_grad(), console.status("registering"):
         result = model.registrar(batch)
         pictures = model.registrar.explain(batch, result) if reconstructs else {}
     draws = generator("uncertainty", device=model.device)
