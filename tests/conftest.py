@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from bingo_pl.seeding import generator
 torch.set_num_threads(1)  # the suite runs one process a core
 
 GroupMaker = Callable[..., GroupBatch]
+knows_peak_memory = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only"
+)
 
 
 def smooth(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:

@@ -19,7 +19,7 @@ from bingo_pl.evaluation.scoring import Scores, score, score_group, score_unregi
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.spatial import invert
 
-from .conftest import GroupMaker
+from .conftest import GroupMaker, knows_peak_memory
 
 
 def resident(size: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_half_precision_does_not_reach_the_metrics(make_group: GroupMaker) -> No
         assert {**asdict(score_group(Oracle(), batch, [1])), "seconds": 0} == {**asdict(expected), "seconds": 0}
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
+@knows_peak_memory
 def test_peak_memory_is_that_of_the_call_alone(make_group: GroupMaker) -> None:
     batch = make_group(groups=1)
     hungry, modest = Oracle(200_000_000), Oracle()
@@ -112,7 +112,7 @@ def test_peak_memory_is_that_of_the_call_alone(make_group: GroupMaker) -> None:
     assert again == pytest.approx(least, abs=20)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
+@knows_peak_memory
 def test_garbage_left_by_others_does_not_hide_the_peak(make_group: GroupMaker) -> None:
     garbage: list[object] = [resident(300_000_000)]
     garbage.append(garbage)
@@ -123,6 +123,7 @@ def test_garbage_left_by_others_does_not_hide_the_peak(make_group: GroupMaker) -
     assert megabytes > 180
 
 
+@knows_peak_memory
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to give back what it keeps")
 def test_memory_that_others_have_freed_counts_when_it_is_used_again(make_group: GroupMaker) -> None:
     def pieces() -> list[Tensor]:

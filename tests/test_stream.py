@@ -19,7 +19,7 @@ from bingo_pl.methods.networks import DomainNorm, VelocityHead
 from bingo_pl.streaming.budget import Budget, parse_bytes, working_bytes
 from bingo_pl.streaming.stream import GroupSource, MemorySource, StreamedImage, StreamedRegistration, register_stream
 
-from .conftest import GroupMaker
+from .conftest import GroupMaker, knows_peak_memory
 
 PLENTY = 10**9
 TOLERANCE = 1e-4
@@ -117,7 +117,7 @@ def encode(shape: tuple[int, ...], images: int, scales: tuple[int, ...]) -> tupl
     return peak_memory_bytes(group.device) - before, images * working_bytes(bingo, shape)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known under Linux only")
+@knows_peak_memory
 def test_images_in_work_take_the_memory_that_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that maps and returns every tensor by itself: what a heap holds depends on what was there before."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")

@@ -122,16 +122,17 @@ class Bingo(Registrar):
         )
 
     def features(self, images: Tensor, counts: Sequence[int]) -> dict[int, Tensor]:
-        """What velocities are read from: (K, C, *s) for each scale from that of the last velocity on.
+        """What velocities are read from: (K, C, *s) for each scale that has one.
 
-        Finer features only serve the decoder. They are the most expensive ones.
+        Finer features only serve the decoder. They are the most expensive ones, and are not computed.
 
         Args:
             images: (K, 1, *S) sorted by modality.
             counts: images of each modality.
         """
         finest = self.velocity_scales[-1]
-        return dict(enumerate(self.encoder(images, counts, finest), start=finest))
+        features = self.encoder(images, counts, finest)
+        return {scale: features[scale - finest] for scale in set(self.velocity_scales)}
 
     def own_expert(self, features: Tensor, velocities: Sequence[Tensor]) -> Gaussian:
         """What images say about the common structure of a level, seen through the velocities before it.

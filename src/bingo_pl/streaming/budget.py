@@ -16,8 +16,8 @@ LARGEST_CHUNK = 32
 """Images at a time; more are no faster, they only leave the caches."""
 BESIDE_FEATURES = {2: (14, 7), 3: (10, 4)}
 """How often the finest features are in memory at the encoder's peak, beside those of every scale, by dimensions: where
-a velocity reads them, and where none does, so that only the way down makes them. Measured, with the third or so that
-the heap leaves unused between them."""
+a velocity reads them, and where none does, so that only the way down makes them. Measured, with what the heap
+leaves unused between them, a third to a half."""
 CHANNEL_BLOCK = 16
 """Channels that a convolution computes at a time; fewer take the memory of so many."""
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

@@ -231,8 +231,8 @@ class _Sweeps:
             return self.kept[images.start]
         batch, modalities = self._read(images)
         order = DomainOrder.of(modalities[None], self.bingo.modalities)
-        every = self.bingo.features(order.sort(batch[None]), order.counts)
-        features = {scale: order.unsort(every[scale])[0] for scale in set(self.bingo.velocity_scales)}
+        by_domain = self.bingo.features(order.sort(batch[None]), order.counts)
+        features = {scale: order.unsort(feature)[0] for scale, feature in by_domain.items()}
         if images.stop <= self.budget.kept:
             self.kept[images.start] = features
         return features
