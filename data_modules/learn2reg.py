@@ -30,7 +30,7 @@ CT_WINDOW_HU = (-200.0, 300.0)
 MR_PERCENTILE = 99.0
 """Of the foreground's intensities, becomes 1."""
 MERGED_PAIRS = (1, 2, 4, 8)
-"""How many test pairs make a group, as in the paper's Table 2."""
+"""How many pairs make a group, as in the paper's Table 2."""
 LIVER = 1
 TOTALSEGMENTATOR = {5: 1, 1: 2, 2: 3, 3: 4}
 """The challenge's ids by TotalSegmentator's, whose other structures are background here."""
@@ -44,8 +44,8 @@ class Learn2RegDataModule(GroupDataModule):
     """Training on one MR and one CT of different people a step; tests on groups of 1, 2, 4 and 8 merged test pairs.
 
     The pairs of MR and CT of one person serve for testing (the last ``splits[2]``; those of ``imagesTs`` come last) and
-    validation (``splits[1]`` before them, merged to one group). All other people are for training, ``splits[0]`` of
-    them at most, with an MR, a CT or both. Training images are deformed at random. Nothing is known of how one body
+    validation (``splits[1]`` before them, which are merged as test pairs are, and all of them to one group). All other
+    people are for training, ``splits[0]`` of them at most, with an MR, a CT or both. Training images are deformed at random. Nothing is known of how one body
     truly maps to another, so validation and test images stay as they are, and so a truth is to be had only of several
     ``copies`` of each training image (`data_modules.copies`).
 
@@ -77,11 +77,10 @@ class Learn2RegDataModule(GroupDataModule):
         held_out = pairs[len(pairs) - validation - testing :]
         training = [name for name in subjects if name not in held_out][:most]
         val, test = held_out[:validation], held_out[validation:]
-        groups = [test[i : i + k] for k in MERGED_PAIRS for i in range(0, len(test) - k + 1, k)]
         return {
             "train": [Case(name, name, subjects[name], fewest=1) for name in training],
-            "val": [_merged(val, subjects)],
-            "test": [_merged(names, subjects) for names in groups],
+            "val": _merged_groups(val, subjects, sorted({*MERGED_PAIRS, len(val)})),
+            "test": _merged_groups(test, subjects, MERGED_PAIRS),
         }
 
     def read_case(self, case: Case) -> list[GroupBatch]:
@@ -223,6 +222,11 @@ def _normalised(image: Tensor, mask: Tensor, path: Path) -> Tensor:
     if high <= low:
         raise BingoError(f"{path}: the foreground is constant. Remove or replace the image")
     return ((image - low) / (high - low)).clamp(0, 1)
+
+
+def _merged_groups(pairs: Sequence[str], subjects: Mapping[str, Images], sizes: Sequence[int]) -> list[Case]:
+    """Groups of as many pairs as each of ``sizes`` says; pairs that do not fill the last one of a size are left out."""
+    return [_merged(pairs[i : i + k], subjects) for k in sizes for i in range(0, len(pairs) - k + 1, k)]
 
 
 def _merged(names: Sequence[str], subjects: Mapping[str, Images]) -> Case:

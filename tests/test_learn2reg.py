@@ -94,6 +94,13 @@ def test_test_pairs_are_merged_to_groups_of_2_4_and_8_images(cohort: Path) -> No
     assert [case.name for case in cases["val"]] == ["02_images_Tr0003_Tr0003"]
 
 
+def test_validation_sees_groups_of_every_size_up_to_all_its_pairs(cohort: Path) -> None:
+    groups = make(cohort, splits=[9, 3, 2]).cases["val"]
+    assert [len(case.members) for case in groups] == [2, 2, 2, 4, 6]
+    assert groups[-1].name == "06_images_Tr0003_Ts0010"
+    assert len({case.name for case in groups}) == len(groups), "names are those of the cached groups"
+
+
 def test_ids_of_totalsegmentator_become_the_challenges(cohort: Path) -> None:
     data = make(cohort)
     (train, *_), (test, *_) = (data.read_case(data.cases[split][0]) for split in ("train", "test"))
