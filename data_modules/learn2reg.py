@@ -45,9 +45,9 @@ class Learn2RegDataModule(GroupDataModule):
 
     The pairs of MR and CT of one person serve for testing (the last ``splits[2]``; those of ``imagesTs`` come last) and
     validation (``splits[1]`` before them, which are merged as test pairs are, and all of them to one group). All other
-    people are for training, ``splits[0]`` of them at most, with an MR, a CT or both. Training images are deformed at random. Nothing is known of how one body
-    truly maps to another, so validation and test images stay as they are, and so a truth is to be had only of several
-    ``copies`` of each training image (`data_modules.copies`).
+    people are for training, ``splits[0]`` of them at most, with an MR, a CT or both. Training images are deformed at
+    random. Nothing is known of how one body truly maps to another, so validation and test images stay as they are, and
+    so a truth is to be had only of several ``copies`` of each training image (`data_modules.copies`).
 
     Each image is resampled on its own grid about its own centre: the challenge has aligned them roughly, in voxels.
     """
