@@ -1,6 +1,6 @@
 """What a streamed registration keeps outside its chunks: velocities, finished sweeps and the sums of the one begun.
 
-With a folder all of it is on disk, so that a killed registration goes on from its last chunk:
+With a folder all of it is on disk, so that a killed registration goes on from the chunk it was at a second before:
 
     plan.json          what the results depend on; written first
     velocity_<l>.npy   the velocities of level l, as the network gave them
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
 
 PLAN = "plan.json"
+SAVE_SECONDS = 1.0
+"""What a killed process may have to do again: a GPU is done with a chunk sooner than a disk with its sums."""
 REPORTED = 10
 """How many differences an error lists."""
 
@@ -69,6 +72,7 @@ class Workspace:
         self.folder = folder
         self.shapes = [(len(plan.members), *shape) for shape in shapes]
         self.results: list[Tensor] = []
+        self._saved = -math.inf
         if folder is None:
             self.arrays = [np.empty(shape, np.float32) for shape in self.shapes]
             return
@@ -85,10 +89,7 @@ class Workspace:
 
     def write(self, level: int, images: slice, velocity: Tensor) -> None:
         """Keep velocities (K, D, *s) of a level."""
-        array = self._velocities(level)
-        array[images] = velocity.cpu().numpy()
-        if isinstance(array, np.memmap):
-            array.flush()
+        self._velocities(level)[images] = velocity.cpu().numpy()
 
     def begun(self, sweep: int) -> tuple[int, Tensor | float]:
         """How many images the sums of a sweep hold already, and these sums."""
@@ -98,10 +99,11 @@ class Workspace:
         return (partial["done"], partial["sums"]) if partial["sweep"] == sweep else (0, 0.0)
 
     def save(self, sweep: int, done: int, sums: Tensor) -> None:
-        """Keep the sums of a sweep over the first images."""
-        if self.folder is not None:
+        """Keep the sums of a sweep over the first images, unless it is less than `SAVE_SECONDS` since the last time."""
+        if self.folder is not None and time.monotonic() - self._saved >= SAVE_SECONDS:
             with replacing(self.folder / "partial.pt") as temporary:
                 torch.save({"sweep": sweep, "done": done, "sums": sums}, temporary)
+            self._saved = time.monotonic()
 
     def finish(self, result: Tensor) -> None:
         """Keep the result of the next sweep."""

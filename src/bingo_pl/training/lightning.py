@@ -75,6 +75,9 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} and "
             f"trainer.checkpoint_minutes={trainer.checkpoint_minutes:g}: wanted at least 1, and no negative time"
         )
+    # PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements then depend on
+    # how many images are registered at a time, by up to a third of a voxel.
+    torch.backends.cudnn.allow_tf32 = False
     return pl.Trainer(
         strategy=_strategy(config),
         accelerator=trainer.accelerator,
