@@ -19,6 +19,7 @@ from bingo_pl.methods.networks import DomainNorm, VelocityHead
 from bingo_pl.streaming import workspace
 from bingo_pl.streaming.budget import Budget, parse_bytes, working_bytes
 from bingo_pl.streaming.stream import GroupSource, MemorySource, StreamedImage, StreamedRegistration, register_stream
+from bingo_pl.training.model import Model
 
 from .conftest import GroupMaker, knows_peak_memory
 
@@ -150,6 +151,13 @@ def test_a_registration_goes_on_after_an_interrupt_at_any_chunk(
         assert torch.equal(displacements(resumed), expected)
         again = rest.asked - 1 - (whole.asked - fails_at + 1)
         assert 0 <= again <= lost, "what was saved is not done again"
+
+
+def test_a_gpu_computes_convolutions_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else displacements depend on how many images are registered at a time (docs/scalability.md)."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    Model.load(None, 2, ["trainer.accelerator=cpu"])
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_finished_registration_reads_no_image_again(make_group: GroupMaker, tmp_path: Path) -> None:
