@@ -23,7 +23,7 @@ from bingo_pl.streaming.budget import Budget, parse_bytes
 from bingo_pl.streaming.scalability import timed_stream
 from bingo_pl.streaming.stream import StreamedImage
 from bingo_pl.training import experiment
-from bingo_pl.training.lightning import make_trainer
+from bingo_pl.training.lightning import device_of
 
 DIFFERENT = 64
 """Images of noise; a larger group has each of them again and again."""
@@ -51,16 +51,15 @@ class Noise:
 def main() -> None:
     name, images, memory, *overrides = sys.argv[1:]
     settings = config.load(name, overrides)
-    device = make_trainer(settings, [], [], Path()).strategy.root_device
+    device = device_of(settings)
     bingo = experiment.build_task(settings).registrar.eval().to(device)
     assert isinstance(bingo, Bingo), "only BInGo streams"
-    shape, size, budget = tuple(settings.data.roi), int(images), parse_bytes(memory)
+    shape, modalities = tuple(settings.data.roi), len(settings.data.modalities)
+    size, budget = int(images), parse_bytes(memory)
     planned = Budget.of(bingo, shape, size, budget, velocities=False, chunk=None)
     for count in (min(size, 2 * planned.chunk), size):
         with TemporaryDirectory() as folder:
-            _, seconds, peak = timed_stream(
-                bingo, Noise(count, shape, len(settings.data.modalities)), budget, Path(folder)
-            )
+            _, seconds, peak = timed_stream(bingo, Noise(count, shape, modalities), budget, Path(folder))
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print("| group | memory given | at a time, kept | ms an image | peak memory | on |\n|---|---|---|---|---|---|")
     print(

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from benchmarks import speed, speed_cases
+from benchmarks import speed, speed_cases, streaming
 from benchmarks.references import AntsToMean, ElastixGroupwise, Reference, from_ants, from_elastix, tool
 from bingo_pl import BingoError, GroupBatch
 from bingo_pl.config import load
@@ -147,3 +147,14 @@ def reference(package: str) -> Reference:
     """The registrar that needs the package, run until it has converged on smooth images of one contrast."""
     pytest.importorskip(package, reason=NOT_INSTALLED)
     return ElastixGroupwise(iterations=150, step=1.0) if package == "itk" else AntsToMean(smoothing=(3.0, 0.0))
+
+
+def test_streaming_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["mscmr_phantom", "70", "3MB", "data.roi=[32,32]", "trainer.accelerator=cpu"]
+    monkeypatch.setattr("sys.argv", ["streaming", *arguments])
+    streaming.main()
+    row = capsys.readouterr().out.splitlines()[-1].split("|")
+    assert [cell.strip() for cell in row[1:3]] == ["70 of 32x32", "3MB"]
+    chunk, kept = map(int, row[3].split(","))
+    assert 0 < chunk < kept < 70, "more images than fit, so that both sweeps with and without features are timed"
+    assert float(row[4]) > 0

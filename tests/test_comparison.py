@@ -142,7 +142,11 @@ def test_the_table_says_what_a_checkpoint_was_given(folder: Path, table: Path) -
 
 @pytest.mark.parametrize(
     ("checkpoints", "message"),
-    [({"bingo": "no.ckpt"}, "no checkpoint at no.ckpt"), ({"bnigo": "no.ckpt"}, "Did you mean 'bingo'")],
+    [
+        ({"bingo": "no.ckpt"}, "no checkpoint at no.ckpt"),
+        ({"bnigo": "no.ckpt"}, "Did you mean 'bingo'"),
+        ({"bingo_refined": "a.ckpt"}, "weights of bingo_guided. Give --checkpoint bingo_guided=a.ckpt"),
+    ],
 )
 def test_a_wrong_checkpoint_is_an_error_before_anything_is_made(
     folder: Path, checkpoints: dict[str, str], message: str

@@ -68,9 +68,15 @@ def compare(
             "(bingo train), then give the checkpoints (--checkpoint METHOD=FILE)"
         )
     wanted = choose_rows(table, overrides, names)
+    trainings = {row.name: row.training.name for row in wanted}
     for name, checkpoint in checkpoints.items():
-        if name not in {row.training.name for row in wanted}:
-            raise unknown_name("method of --checkpoint", name, {row.training.name for row in wanted})
+        if trainings.get(name, name) != name:
+            raise BingoError(
+                f"--checkpoint {name}={checkpoint}: {name} starts from the weights of {trainings[name]}. Give "
+                f"--checkpoint {trainings[name]}={checkpoint}"
+            )
+        if name not in trainings.values():
+            raise unknown_name("method of --checkpoint", name, set(trainings.values()))
         read_provenance(checkpoint)
     data = experiment.build_data(config, console)
     data.setup("test")
