@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,11 @@ import torch
 from monai.data import CacheDataset
 from monai.transforms import Lambda
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch, collate
 from bingo_pl.errors import BingoError
-from bingo_pl.misalign import draw_composed_displacements, draw_displacements, misalign
+from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from data_modules.cache import CachedGroup, GroupCache, load_group
 from data_modules.copies import copy_each, disguise
@@ -92,8 +91,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             seed: of the order, the members and the misalignment. The splits do not depend on it.
             batch_size: groups in a training or validation batch.
             images_per_step: partial learning, a training step draws this many images of each group; None takes all.
-            ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group. Copies are
-                deformed at all of them at once.
+            ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group.
             ffd_strength: largest control point displacement over the spacing.
             linear_strength: standard deviation of the misalignment's linear part, in voxels; 0: none.
             copies: of each training image, see `data_modules.copies`; more than one only where people differ. In every
@@ -228,7 +226,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             batch = batch.select(torch.stack(chosen))
         draws = [generator(self.seed, "misalign", epoch, name) for name in batch.names]
         if self.copies > 1:
-            copied = self._misalign(copy_each(batch, self.copies), draws, draw_composed_displacements)
+            copied = self._misalign(copy_each(batch, self.copies), draws)
             disguised = disguise(copied, self.copies, len(self.modalities), draws)
             return disguised.parted(self.copies) if epoch % 2 else disguised
         misaligned = self._misalign(batch, draws)
@@ -283,15 +281,19 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             self._datasets[split] = _in_memory(self.groups[split])
         return self._datasets[split]
 
-    def _misalign(
-        self,
-        batch: GroupBatch,
-        draws: Sequence[torch.Generator],
-        draw_field: Callable[..., Tensor] = draw_displacements,
-    ) -> GroupBatch:
-        size, shape, device = batch.size, batch.shape, batch.images.device
-        spacings, strength, linear = self.ffd_spacings, self.ffd_strength, self.linear_strength
-        fields = [draw_field(size, shape, spacings, strength, draw, device, linear) for draw in draws]
+    def _misalign(self, batch: GroupBatch, draws: Sequence[torch.Generator]) -> GroupBatch:
+        fields = [
+            draw_displacements(
+                batch.size,
+                batch.shape,
+                self.ffd_spacings,
+                self.ffd_strength,
+                draw,
+                batch.images.device,
+                self.linear_strength,
+            )
+            for draw in draws
+        ]
         return misalign(batch, torch.stack(fields))
 
     def _sampler(

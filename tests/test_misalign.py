@@ -7,7 +7,7 @@ import torch
 
 from bingo_pl import spatial
 from bingo_pl.evaluation.metrics import groupwise_warping_index
-from bingo_pl.misalign import draw_composed_displacements, draw_displacements
+from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 
 from .conftest import GroupMaker
@@ -53,28 +53,6 @@ def test_the_recipe_does_not_fold(shape: tuple[int, ...]) -> None:
     for seed in range(5):
         displacement = draw_displacements(4, shape, (5, 10, 15, 20), 0.4, generator(seed))
         assert spatial.jacobian_determinant(displacement).min() > 0
-
-
-@pytest.mark.parametrize("shape", [(48, 48), (24, 24, 24)])
-def test_deformations_at_all_spacings_at_once_do_not_fold_and_repeat(shape: tuple[int, ...]) -> None:
-    """A composition of injective maps is injective, though on a grid only nearly so: no voxel may turn inside out."""
-    for seed in range(5):
-        first, again = (draw_composed_displacements(4, shape, (5, 7, 12, 20), 0.3, generator(seed)) for _ in "ab")
-        assert torch.equal(first, again)
-        assert spatial.jacobian_determinant(first).min() > 0
-
-
-def test_deformations_at_all_spacings_at_once_are_each_of_them_and_more() -> None:
-    """With one spacing it is that spacing's recipe at a strength of its own; a spacing more moves further."""
-    shape = (32, 32)
-
-    def spread(spacings: tuple[float, ...]) -> float:
-        fields = [draw_composed_displacements(4, shape, spacings, 0.3, generator(seed)) for seed in range(20)]
-        return float(torch.cat(fields).std())
-
-    coarse, fine, both = spread((16,)), spread((5,)), spread((5, 16))
-    assert both == pytest.approx((coarse**2 + fine**2) ** 0.5, rel=0.15), "independent, so variances add"
-    assert 0 < fine < coarse < both
 
 
 def test_images_masks_and_labels_move_together(make_group: GroupMaker) -> None:

@@ -41,8 +41,7 @@ class DataConfig:
     images_per_step: int | None = None
     """Partial learning: each step draws this many images of each group. Null: complete groups."""
     ffd_spacings: list[float] = field(default_factory=lambda: [5.0, 10.0, 15.0, 20.0])
-    """Control point spacings of the synthetic misalignment in voxels; one is drawn for each group. Copies are
-    deformed at all of them at once, each with a strength up to `ffd_strength`."""
+    """Control point spacings of the synthetic misalignment in voxels; one is drawn for each group."""
     ffd_strength: float = 0.4
     """Largest displacement of a control point over the spacing."""
     linear_strength: float = 0.0

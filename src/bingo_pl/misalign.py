@@ -48,53 +48,14 @@ def draw_displacements(
         (N, D, *S) displacements in voxels.
     """
     spacing = spacings[int(torch.randint(len(spacings), (1,), generator=generator))]
-    free_form = _draw_free_form(size, shape, spacing, strength, generator, device)
-    return _then_linear(free_form, linear, generator)
-
-
-def draw_composed_displacements(
-    size: int,
-    shape: Shape,
-    spacings: Sequence[float],
-    strength: float,
-    generator: torch.Generator,
-    device: torch.device | str = "cpu",
-    linear: float = 0.0,
-) -> Tensor:
-    """Independent random deformations for one group, each at every spacing at once, as people differ.
-
-    phi = A o phi_1 o ... o phi_n, the free-form deformations from the coarsest to the finest. Each spacing has a
-    strength of its own, drawn for the group: ``strength`` times the root of a uniform draw.
-
-    Args:
-        size, shape, spacings, generator, device, linear: as of `draw_displacements`.
-        strength: the largest at any spacing.
-
-    Returns:
-        (N, D, *S) displacements in voxels.
-    """
-    composed = torch.zeros(size, len(shape), *shape, device=device)
-    for spacing in sorted(spacings, reverse=True):
-        own = strength * float(torch.rand(1, generator=generator)) ** 0.5
-        composed = compose(composed, _draw_free_form(size, shape, spacing, own, generator, device))
-    return _then_linear(composed, linear, generator)
-
-
-def _draw_free_form(
-    size: int, shape: Shape, spacing: float, strength: float, generator: torch.Generator, device: torch.device | str
-) -> Tensor:
     control_shape = [bspline_control_points(extent, spacing) for extent in shape]
     uniform = torch.rand(size, len(shape), *control_shape, generator=generator)
     control = (2 * uniform - 1) * strength * spacing
-    return free_form_displacement(control.to(device), spacing, shape)
-
-
-def _then_linear(free_form: Tensor, linear: float, generator: torch.Generator) -> Tensor:
+    free_form = free_form_displacement(control.to(device), spacing, shape)
     if not linear:
         return free_form
-    size, dimensions, *shape = free_form.shape
-    parameters = linear * torch.randn(size, dimensions, dimensions + 1, generator=generator)
-    return compose(linear_displacement(parameters.to(free_form.device), shape), free_form)
+    parameters = linear * torch.randn(size, len(shape), len(shape) + 1, generator=generator)
+    return compose(linear_displacement(parameters.to(device), shape), free_form)
 
 
 def misalign(batch: GroupBatch, displacements: Tensor) -> GroupBatch:
