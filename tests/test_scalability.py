@@ -64,13 +64,15 @@ def test_a_killed_experiment_goes_on_with_the_next_group(
 ) -> None:
     registered = []
 
-    def killed_at_the_fourth(bingo: Bingo, merged: MergedGroups, memory: int, folder: Path) -> StreamedRegistration:
+    def killed_at_the_fourth(
+        bingo: Bingo, merged: MergedGroups, memory: int, folder: Path, chunk: None
+    ) -> StreamedRegistration:
         registered.append(len(merged))
         if len(registered) == 4:
             raise KeyboardInterrupt
-        return register_stream(bingo, merged, memory, folder)
+        return register_stream(bingo, merged, memory, folder, chunk)
 
-    monkeypatch.setattr("bingo_pl.streaming.scalability.register_stream", killed_at_the_fourth)
+    monkeypatch.setattr("bingo_pl.streaming.estimate.register_stream", killed_at_the_fourth)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         scalability.run(settings, checkpoint, 8, 10**8, out, Console(quiet=True))

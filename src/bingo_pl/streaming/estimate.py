@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import Budget, feature_bytes, show_bytes, sum_bytes, velocity_bytes, working_bytes
-from bingo_pl.streaming.stream import GroupSource, StreamedImage, register_stream
+from bingo_pl.streaming.stream import GroupSource, StreamedImage, StreamedRegistration, register_stream
 
 PROBED_CHUNKS = 2
 READ = 5
@@ -59,7 +59,7 @@ class Estimate:
         return table
 
 
-class _Noise:
+class Noise:
     """Images of noise, of all modalities in turn."""
 
     def __init__(self, images: int, shape: Sequence[int], modalities: int) -> None:
@@ -95,7 +95,7 @@ def estimate(
     bingo.check_shape(shape)
     budget = Budget.of(bingo, shape, images, memory_bytes, False, None)
     probed = min(PROBED_CHUNKS * budget.chunk, images)
-    noise = _Noise(probed, shape, bingo.modalities)
+    noise = Noise(probed, shape, bingo.modalities)
     keeping = sum_bytes(bingo, shape) + budget.chunk * working_bytes(bingo, shape) + 1
     memories = (keeping + probed * feature_bytes(bingo, shape), keeping)
     _probe(bingo, noise, memories[0], budget.chunk)  # loads and tunes the device's kernels
@@ -116,14 +116,22 @@ def estimate(
     )
 
 
-def _probe(bingo: Bingo, noise: _Noise, memory_bytes: int, chunk: int) -> float:
-    """Seconds to register, displacements included, in a folder as the registration itself."""
+def _probe(bingo: Bingo, noise: Noise, memory_bytes: int, chunk: int) -> float:
+    """Seconds to register, in a folder as the registration itself."""
     with TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        result = register_stream(bingo, noise, memory_bytes, Path(folder), chunk)
-        for _ in result.displacements():
-            pass
-        return time.perf_counter() - start
+        _, seconds = timed_stream(bingo, noise, memory_bytes, Path(folder), chunk)
+    return seconds
+
+
+def timed_stream(
+    bingo: Bingo, source: GroupSource, memory_bytes: int, folder: Path, chunk: int | None = None
+) -> tuple[StreamedRegistration, float]:
+    """`register_stream` by the clock, all displacements made but not kept: the result and the seconds."""
+    start = time.perf_counter()
+    result = register_stream(bingo, source, memory_bytes, folder, chunk)
+    for _ in result.displacements():
+        pass
+    return result, time.perf_counter() - start
 
 
 def _time_reading(source: GroupSource) -> float:

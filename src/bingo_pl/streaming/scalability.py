@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,8 +25,9 @@ from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import show_bytes
+from bingo_pl.streaming.estimate import timed_stream
 from bingo_pl.streaming.merged import MergedGroups, draw_units
-from bingo_pl.streaming.stream import GroupSource, StreamedRegistration, register_stream
+from bingo_pl.streaming.stream import GroupSource, StreamedRegistration
 from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training import experiment
 from bingo_pl.training.model import Model
@@ -166,7 +166,7 @@ def _curve(ax: Axes, table: pd.DataFrame, column: str, colour: str, label: str) 
 def _score(bingo: Bingo, merged: MergedGroups, config: Config, number: int, memory_bytes: int) -> SizeScores:
     """Register one group, its velocities in a temporary folder, and measure it."""
     with TemporaryDirectory() as folder:
-        result, seconds, peak = timed_stream(bingo, merged, memory_bytes, Path(folder))
+        result, seconds, peak = watched_stream(bingo, merged, memory_bytes, Path(folder))
 
         def unregistered() -> Iterator[tuple[int, Tensor]]:
             for member in result.members:
@@ -180,22 +180,14 @@ def _score(bingo: Bingo, merged: MergedGroups, config: Config, number: int, memo
     return SizeScores(images=len(merged), group=number, **measures, **costs)
 
 
-def timed_stream(
+def watched_stream(
     bingo: Bingo, source: GroupSource, memory_bytes: int, folder: Path
 ) -> tuple[StreamedRegistration, float, float]:
-    """`register_stream` by the clock, all displacements made but not kept.
-
-    Returns:
-        The result; seconds; the peak memory meanwhile in 10^6 bytes, of the process, on a GPU of its tensors; NaN
-        where it cannot be measured.
-    """
+    """`timed_stream`, and the peak memory meanwhile in 10^6 bytes, of the process, on a GPU of its tensors; NaN where
+    it cannot be measured."""
     device = next(bingo.parameters()).device
     watched = watch_memory(device) is not None
-    start = time.perf_counter()
-    result = register_stream(bingo, source, memory_bytes, folder)
-    for _ in result.displacements():
-        pass
-    seconds = time.perf_counter() - start
+    result, seconds = timed_stream(bingo, source, memory_bytes, folder)
     return result, seconds, peak_memory_bytes(device) / MEGABYTE if watched else math.nan
 
 
