@@ -152,7 +152,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             ax.legend(frameon=False)
         else:
             _curve(ax, table, name, "tab:green", title)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.05 * ax.dataLim.ymax)
     save(figure, path)
 
 
