@@ -28,8 +28,8 @@ STEPS = 10 if GPU else 1
 """That are timed, after a first one, which also loads and tunes kernels."""
 VARIANTS = {
     "as it is": (),
-    "gradient_checkpointing": ("trainer.gradient_checkpointing=true",),
     "bf16-mixed": ("trainer.precision=bf16-mixed",),
+    "gradient_checkpointing": ("trainer.gradient_checkpointing=true",),
     "both": ("trainer.gradient_checkpointing=true", "trainer.precision=bf16-mixed"),
     "two groups": ("data.batch_size=2",),
     "two groups, one at a time": ("trainer.accumulate_grad_batches=2",),
