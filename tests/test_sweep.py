@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -248,6 +249,17 @@ def test_a_local_sweep_ranks_its_trials_and_keeps_them(
     starts = [path.read_text().count("start") for path in folder.glob("trials/*/starts")]
     assert starts == [1, 1, 1], "what is done is not done again"
     assert (folder / "sweep.csv").read_text() == before
+
+
+def test_the_results_of_a_local_sweep_fit_a_terminal(write: Any, tmp_path: Path) -> None:
+    terminal = io.StringIO()
+    varied = {"x": [1, 2], "model.cross_reconstruction": [0.123456789], "data.modalities": [["a", "b"]]}
+    search = sweep.load(write(parameters={name: {"values": values} for name, values in varied.items()}))
+    run_local(search, tmp_path / "out", 0, None, 1, Console(file=terminal, width=80))
+    results = terminal.getvalue().partition("best first")[2]
+    assert max(map(len, results.splitlines())) <= 80
+    for setting in ("x=1", "x=2", "model.cross_reconstruction=0.1235", "data.modalities=['a', 'b']"):
+        assert setting in results
 
 
 def test_the_goal_turns_the_order(write: Any, tmp_path: Path, console: Console) -> None:

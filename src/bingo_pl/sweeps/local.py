@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bingo_pl.atomic import replacing
@@ -194,9 +196,19 @@ def _end(log: Path) -> str:
 
 
 def _as_table(sweep: Sweep, results: pd.DataFrame) -> Table:
-    table = Table(title=f"{sweep.name}: {sweep.metric}, best first")
-    for column in results.columns:
-        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
+    """A row a trial, its settings below one another: side by side they do not fit a terminal."""
+    numbers = [name for name in results.columns if name == sweep.metric or name in SHOWN]
+    settings = [name for name in results.columns if name not in ("trial", "state", *numbers)]
+    table = Table("trial", title=f"{sweep.name}: {sweep.metric}, best first", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in numbers:
+        table.add_column(name.replace("/", "/\n").replace("_", "_\n"), justify="right", no_wrap=True)
+    table.add_column("settings", overflow="fold")
     for row in results.to_dict(orient="records"):
-        table.add_row(*[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()])
+        trial = row["trial"] if row["state"] == "finished" else f"{row['trial']}\n{row['state']}"
+        varied = escape("\n".join(f"{name}={_short(row[name])}" for name in settings))
+        table.add_row(trial, *(_short(row[name]) for name in numbers), varied)
     return table
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
