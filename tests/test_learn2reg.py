@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from bingo_pl.comparison.rows import choose_rows
 from bingo_pl.errors import BingoError
 from data_modules.learn2reg import Learn2RegDataModule
 from data_modules.pairing import CrossSubjectSampler
+from data_modules.phantoms import abdomen
 from data_modules.phantoms.cohorts import write_cohort
 
 SHAPE = (12, 10, 12)
@@ -214,6 +216,22 @@ def test_the_phantom_is_read_by_the_real_loader(tmp_path: Path) -> None:
     assert group.images.shape == (1, 2, 1, 32, 32, 32)
     assert group.labels.unique().tolist() == [0, 1, 2, 3, 4]
     assert 0.1 < group.masks.float().mean() < 0.6
+
+
+def test_the_embedded_cohort_has_the_people_that_its_experiment_asks_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blank = abdomen.Scan(np.zeros((2, 2, 2)), np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2)))
+    for scanner in ("scan_mr", "scan_ct"):
+        monkeypatch.setattr(abdomen, scanner, lambda *_: blank)  # who is there, not what they look like
+    wanted = settings.load("learn2reg_phantom").data
+    write_cohort("learn2reg", tmp_path / "all", wanted.phantom_subjects, seed=0)
+    cases = make(tmp_path / "all", splits=wanted.splits).cases
+    training, validation, testing = wanted.splits
+    assert len(cases["train"]) == training
+    assert Counter(len(case.members) for case in cases["val"]) == {2: validation, 4: 1, 6: 1}
+    assert Counter(len(case.members) for case in cases["test"]) == {2 * k: testing // k for k in (1, 2, 4, 8)}
+    assert all(name.startswith("Ts") for case in cases["test"] for name in case.name.split("_")[2:])
 
 
 def test_every_experiment_asks_for_what_the_module_gives() -> None:
