@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -97,6 +99,13 @@ def test_a_merged_group_holds_the_images_of_the_test(data: GroupDataModule) -> N
     assert tested.truth is not None
     assert torch.equal(torch.stack([reference.truth for reference in references]), tested.truth[0])
     assert {reference.anatomy for reference in references} == {group.name}
+
+
+def test_what_could_not_be_measured_leaves_the_plot_to_be_drawn(tmp_path: Path) -> None:
+    measured = {field.name: [1.0, 2.0] for field in fields(scalability.SizeScores)}
+    table = pd.DataFrame({**measured, "images": [3, 6], "peak_memory_mb": [math.nan] * 2})
+    scalability.draw(table, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 0
 
 
 def test_misalignments_of_a_group_differ_and_each_is_drawn_once(data: GroupDataModule) -> None:

@@ -152,7 +152,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             ax.legend(frameon=False)
         else:
             _curve(ax, table, name, "tab:green", title)
-            ax.set_ylim(0, 1.05 * ax.dataLim.ymax)
+            ax.axhline(0, linewidth=0)  # so that the margin above is that of the whole height
+            ax.set_ylim(bottom=0)
     save(figure, path)
 
 
