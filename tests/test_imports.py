@@ -14,6 +14,7 @@ ORDER = (
     ("errors", "seeding", "spatial"),
     ("atomic", "batch"),
     ("misalign", "methods"),
+    ("alignment",),
     ("data_modules",),
     ("files", "config"),
     ("evaluation", "figures"),

@@ -1,0 +1,51 @@
+"""The learned intrinsic similarity: means of BInGo's own experts, at the images' resolution."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bingo_pl.alignment.maps import Lattice, Linear
+from bingo_pl.alignment.volume import Picture, Volume
+from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.posterior import expert
+
+
+def encode(bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, linear: Linear) -> Volume:
+    """The means of an image's experts at the finest scale that has a velocity, each channel standardised.
+
+    The image is encoded as it lies in the common space, so that the encoder, which turns with nothing, sees the images
+    of a group alike.
+
+    Args:
+        bingo: the network.
+        picture: the image.
+        modality: its number.
+        lattice: the voxels that are encoded, sizes divisible by the network's stride.
+        linear: the map of this image alone, common space to image.
+
+    Returns:
+        Read at points of the image.
+    """
+    source = picture.smoothed(lattice.step_mm)
+    values = torch.cat([source.at(linear(plane.flatten(0, -2))[0])[0] for plane in lattice.points()])
+    scale = bingo.velocity_scales[-1]
+    counts = [int(number == modality) for number in range(bingo.modalities)]
+    with torch.no_grad():
+        features = bingo.features(values.reshape(1, 1, *lattice.shape), counts)[scale]
+        means = expert(features).mean[0].flatten(1)
+    means = (means - means.mean(1, keepdim=True)) / (means.std(1, keepdim=True) + 1e-6)
+    step = lattice.step_mm * 2**scale
+    first = lattice.first + (2**scale - 1) / 2 * lattice.step_mm
+    back = linear.inverse()  # image to common space, then to the index of a feature
+    to_index = torch.cat([back.matrix[0], (back.offset[0] - first)[:, None]], 1) / step
+    return Volume(means.T.contiguous(), tuple(features.shape[2:]), to_index)
+
+
+def encoded_lattice(low: Tensor, high: Tensor, voxel_mm: float, stride: int) -> Lattice:
+    """Voxels that hold a box of mm, sizes divisible by ``stride``."""
+    sizes = [max(int(np.ceil(float(b - a) / voxel_mm / stride)), 1) * stride for a, b in zip(low, high, strict=True)]
+    middle = (low + high) / 2
+    first = middle - voxel_mm * (torch.tensor(sizes) - 1) / 2
+    return Lattice(first, voxel_mm, tuple(sizes))

@@ -1,0 +1,190 @@
+"""Groupwise optimisation at random points: one code for rigid, affine and deformable maps, in 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bingo_pl.alignment.maps import Lattice, Linear, Maps, bending, centred
+from bingo_pl.alignment.similarity import Similarity, choose_pairs
+from bingo_pl.alignment.volume import Picture, Volume
+
+LAST_RATE = 0.05
+"""Share of the rate that is left at the last step."""
+LEAST_OVERLAP = 0.05
+"""Share of the points that two images must both show to be compared."""
+KINDS = ("rigid", "affine", "deformable")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pass of the optimisation."""
+
+    kind: str
+    voxel_mm: float
+    """Resolution at which the images are seen."""
+    steps: int
+    rate_mm: float
+    """Adam's rate: about the largest step of a point."""
+    points: int
+    node_mm: float = 0.0
+    """Distance of the velocity's nodes, where deformable."""
+    stiffness: float = 0.0
+    """Weight of the mean bending energy, mm^2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Where a group's objects are in the common space: random points are drawn from here."""
+
+    centres: Tensor
+    """(K, D) mm: of coarse voxels of all images' objects."""
+    voxel_mm: float
+
+    def draw(self, number: int, generator: torch.Generator) -> Tensor:
+        """(number, D) points, anywhere in the voxels: off all grids, so that no grid leaves its mark."""
+        chosen = torch.randint(len(self.centres), (number,), generator=generator)
+        jitter = torch.rand(number, self.centres.shape[1], generator=generator) - 0.5
+        return self.centres[chosen] + jitter * self.voxel_mm
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest corner (D,) mm."""
+        return self.centres.amin(0) - self.voxel_mm / 2, self.centres.amax(0) + self.voxel_mm / 2
+
+    @property
+    def centre(self) -> Tensor:
+        return self.centres.mean(0)
+
+    @property
+    def size_mm(self) -> float:
+        """The object's: the median extent of its box."""
+        low, high = self.box
+        return float((high - low).median() if len(low) > 2 else (high - low).log().mean().exp())
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """A group's images as a similarity reads them."""
+
+    similarity: Similarity
+    volumes: Sequence[Sequence[Volume]]
+    """What is read of each image."""
+
+    @classmethod
+    def of(
+        cls,
+        similarity: Similarity,
+        pictures: Sequence[Picture],
+        modalities: Sequence[int],
+        voxel_mm: float,
+        linear: Linear,
+        box: tuple[Tensor, Tensor],
+    ) -> Sight:
+        """See `Similarity.see`; ``linear`` holds the maps of all images."""
+        pairs = enumerate(zip(pictures, modalities, strict=True))
+        return cls(similarity, [similarity.see(p, number, voxel_mm, linear.of(i), box) for i, (p, number) in pairs])
+
+    def pairwise(self, maps: Maps, points: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Agreement of pairs of images.
+
+        Args:
+            maps: of the group.
+            points: (P, D) mm of the common space.
+            first: (K,) images.
+            second: (K,) the images that they are compared with.
+
+        Returns:
+            (K,) agreement over each pair's overlap, and that overlap (K,) as a share of the points.
+        """
+        where = maps(points)
+        values: list[list[Tensor]] = []
+        counts = []
+        for image, volumes in enumerate(self.volumes):
+            read = [volume.at(where[image]) for volume in volumes]
+            turned = [
+                values @ maps.linear.matrix[image] if volume.vectors else values
+                for volume, (values, _) in zip(volumes, read, strict=True)
+            ]
+            values.append(turned)
+            counts.append(torch.stack([inside for _, inside in read]).all(0))
+        stacked = [torch.stack(each) for each in zip(*values, strict=True)]
+        inside = torch.stack(counts).float()
+        both = inside[first] * inside[second]
+        agreement = self.similarity.of([v[first] for v in stacked], [v[second] for v in stacked], both)
+        return agreement, both.mean(1)
+
+    def loss(self, maps: Maps, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Minus the mean agreement of pairs that overlap."""
+        agreement, overlap = self.pairwise(maps, points, *choose_pairs(maps.size, generator))
+        usable = (overlap > LEAST_OVERLAP).float()
+        return -(agreement * usable).sum() / usable.sum().clamp(min=1)
+
+
+def optimise(
+    sight: Sight, maps: Maps, level: Level, cloud: Cloud, generator: torch.Generator, reference: int | None = None
+) -> Maps:
+    """Improve a group's maps.
+
+    Args:
+        sight: the images as they are compared.
+        maps: the start.
+        level: how.
+        cloud: where points are drawn.
+        generator: draws them.
+        reference: the number of an image that is held still; None: none.
+    """
+    if level.kind == "deformable":
+        return _deform(sight, maps, level, cloud, generator, reference)
+    dims = cloud.centres.shape[1]
+    parameters = torch.zeros(maps.size, dims, dims + 1, requires_grad=True)
+    radius, centre = cloud.size_mm / 2, cloud.centre
+
+    def moved() -> Maps:
+        own = centred(_rigid(parameters) if level.kind == "rigid" else parameters, reference)
+        return replace(maps, linear=maps.linear @ Linear.exponential(own, centre, radius))
+
+    _descend(parameters, lambda points: sight.loss(moved(), points, generator), level, cloud, generator)
+    return moved().detach()
+
+
+def _rigid(parameters: Tensor) -> Tensor:
+    """The antisymmetric part of the linear ones, whose exponential turns and nothing else."""
+    linear = parameters[..., :-1]
+    return torch.cat([(linear - linear.transpose(1, 2)) / 2, parameters[..., -1:]], 2)
+
+
+def _deform(
+    sight: Sight, maps: Maps, level: Level, cloud: Cloud, generator: torch.Generator, reference: int | None
+) -> Maps:
+    start = maps.with_velocity(Lattice.around(*cloud.box, level.node_mm))
+    assert start.velocity is not None
+    velocity = start.velocity.clone().requires_grad_()
+
+    def moved() -> Maps:
+        return replace(start, velocity=centred(velocity, reference))
+
+    def loss(points: Tensor) -> Tensor:
+        current = moved()
+        assert current.velocity is not None
+        bent = level.stiffness * bending(current.velocity, level.node_mm)
+        return sight.loss(current, points, generator) + bent
+
+    _descend(velocity, loss, level, cloud, generator)
+    return moved().detach()
+
+
+def _descend(
+    parameters: Tensor, loss: Callable[[Tensor], Tensor], level: Level, cloud: Cloud, generator: torch.Generator
+) -> None:
+    """Adam with a falling rate."""
+    optimiser = torch.optim.Adam([parameters], lr=level.rate_mm, eps=1e-8)
+    for step in range(level.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = level.rate_mm * (1 - (1 - LAST_RATE) * step / level.steps)
+        optimiser.zero_grad()
+        loss(cloud.draw(level.points, generator)).backward()
+        optimiser.step()

@@ -1,0 +1,153 @@
+"""Images on their own grids, read at points in millimetres.
+
+The *common space* of a group has D dimensions: RAS mm for volumes, mm in the first image's plane for slices. Points
+are (P, D). A volume keeps its values as rows (V, C), one a voxel, so that interpolating C channels at a point reads 2^D
+rows and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+SIGMA = 0.5
+"""Standard deviation of the smoothing before an image is sampled every voxel of a level, in those voxels."""
+NEGLIGIBLE = 0.3
+"""Standard deviations below this, in voxels, change nothing that matters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Values on a regular grid."""
+
+    values: Tensor
+    """(V, C), voxels in C order of `shape`."""
+    shape: tuple[int, ...]
+    """*S."""
+    to_index: Tensor
+    """(D, D + 1) affine map from mm to array indices."""
+    vectors: bool = False
+    """The channels are the components of a vector, in the axes of the image's mm, which turns with the image."""
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Interpolate linearly; beyond the border, the border's values.
+
+        Args:
+            points: (P, D) mm.
+
+        Returns:
+            (P, C) and whether each point lies in the field of view (P,).
+        """
+        index = points @ self.to_index[:, :-1].T + self.to_index[:, -1]
+        last = index.new_tensor([size - 1 for size in self.shape])
+        inside = ((index.detach() > -0.5) & (index.detach() < last + 0.5)).all(1)
+        index = torch.minimum(index.clamp(min=0), last)
+        low = torch.minimum(index.detach().floor(), (last - 1).clamp(min=0))
+        part = index - low
+        step = (last > 0).long()
+        corners: Tensor = low.new_zeros(len(points), 1, dtype=torch.long)
+        weights = part.new_ones(len(points), 1)
+        for axis, size in enumerate(self.shape):
+            own = low[:, axis].long()
+            ends = torch.stack([own, own + step[axis]], 1)
+            corners = (corners[:, :, None] * size + ends[:, None]).flatten(1)
+            share = torch.stack([1 - part[:, axis], part[:, axis]], 1)
+            weights = (weights[:, :, None] * share[:, None]).flatten(1)
+        values = F.embedding_bag(corners, self.values, per_sample_weights=weights.to(self.values.dtype), mode="sum")
+        return values.float(), inside
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image of the group as the optimisation sees it."""
+
+    unit: NDArray[np.float32]
+    """*S, intensities from 0 to 1."""
+    region: NDArray[np.bool_] | None
+    """*S, the mask that came with the image: only there it is compared with the others."""
+    to_index: NDArray[np.float64]
+    """(D, D + 1) affine map from mm of the common space, where nothing has moved, to array indices."""
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """(D,) mm a voxel along each array axis."""
+        return np.linalg.norm(np.linalg.inv(self.to_index[:, :-1]), axis=0)
+
+    @property
+    def dims(self) -> int:
+        return self.unit.ndim
+
+    def smoothed(self, voxel_mm: float) -> Volume:
+        """A copy without detail finer than voxels of a size: averaged, then smoothed, each axis by what it lacks."""
+        return to_volume(*reduced(self.unit, self.to_index, voxel_mm))
+
+    def outline(self, voxel_mm: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Where the image shows its object: its mask if it has one, else what Otsu's threshold finds.
+
+        Returns:
+            *s, of about ``voxel_mm``, and its `to_index`.
+        """
+        source = self.unit if self.region is None else self.region.astype(np.float32)
+        values, to_index = reduced(source, self.to_index, voxel_mm)
+        bright = values > (0.25 if self.region is not None else _otsu(values))
+        return (bright if bright.any() else np.ones_like(bright)), to_index
+
+
+def to_volume(values: NDArray[np.float32], to_index: NDArray[np.float64]) -> Volume:
+    """Values *S with their affine map (D, D + 1) as a `Volume` of one channel."""
+    return Volume(torch.from_numpy(values.reshape(-1, 1)), values.shape, torch.from_numpy(to_index).float())
+
+
+def reduced(
+    values: NDArray[np.float32], to_index: NDArray[np.float64], voxel_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Values *S averaged over whole voxels to half of ``voxel_mm``, then smoothed to it; with the new `to_index`."""
+    spacing = np.linalg.norm(np.linalg.inv(to_index[:, :-1]), axis=0)
+    factors = [
+        max(min(int(voxel_mm / (2 * step) + 1e-6), size), 1) for step, size in zip(spacing, values.shape, strict=True)
+    ]
+    if max(factors) > 1:
+        values = _averaged(values, factors)
+        to_index = (to_index + _offset(factors)) / np.array(factors)[:, None]
+    for axis, (step, factor) in enumerate(zip(spacing, factors, strict=True)):
+        own = SIGMA * step * (1 if factor == 1 else factor)
+        sigma = np.sqrt(max((SIGMA * voxel_mm) ** 2 - own**2, 0)) / (step * factor)
+        if sigma > NEGLIGIBLE and values.shape[axis] > 1:
+            values = gaussian_filter1d(values, sigma, axis=axis, mode="nearest", truncate=3)
+    return np.ascontiguousarray(values, np.float32), to_index
+
+
+def _offset(factors: Sequence[int]) -> NDArray[np.float64]:
+    """(D, D + 1) what an averaged voxel's index is ahead: its centre lies between those of its voxels."""
+    offset = np.zeros((len(factors), len(factors) + 1))
+    offset[:, -1] = -(np.array(factors) - 1) / 2
+    return offset
+
+
+def _averaged(values: NDArray[np.float32], factors: Sequence[int]) -> NDArray[np.float32]:
+    """Means of blocks; a last block that is not whole is left out."""
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            whole = values.shape[axis] // factor
+            kept = np.take(values, range(whole * factor), axis) if whole * factor < values.shape[axis] else values
+            values = kept.reshape(*kept.shape[:axis], whole, factor, *kept.shape[axis + 1 :]).mean(axis + 1)
+    return values
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """Otsu's threshold: the one that leaves least variance within the two classes."""
+    counts, edges = np.histogram(values, bins=128)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = below[-1] + counts[-1] - below
+    sums = np.cumsum(counts * centres)
+    total, sums = sums[-1], sums[:-1]
+    between = below * above * (sums / np.maximum(below, 1) - (total - sums) / np.maximum(above, 1)) ** 2
+    return float(edges[1:-1][np.argmax(between)])
