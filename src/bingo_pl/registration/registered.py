@@ -100,8 +100,8 @@ class Registered:
 
     @property
     def folding_percent(self) -> float:
-        """Voxels whose determinant is not positive."""
-        return float(100 * (self.determinant <= 0).mean())
+        """Voxels whose determinant is not positive; NaN is not."""
+        return float(100 * (~(self.determinant > 0)).mean())
 
     def unit(self, grid: Grid) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""
