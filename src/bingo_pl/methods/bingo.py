@@ -182,9 +182,8 @@ class Bingo(Registrar):
         if window == common.shape[2:]:
             mean, log_variance = recomputed(head, common, own)
         else:
-            mean, log_variance = in_windows(lambda *parts: torch.cat(head(*parts), 1), (common, own), window).chunk(
-                2, 1
-            )
+            both = in_windows(lambda *parts: torch.cat(head(*parts), 1), (common, own), window)
+            mean, log_variance = both.chunk(2, 1)
         return mean.float(), bounded(log_variance.float())  # half precision cannot hold a coordinate
 
     def _window(self, level: int, shape: Shape) -> Shape:

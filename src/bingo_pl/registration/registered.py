@@ -54,7 +54,8 @@ class Registered:
     reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
     uncertainty_mm: NDArray[np.float32] | None = None
-    """Root of the summed variance of the displacement; None for methods without a velocity posterior."""
+    """Root of the summed variance of the displacement, NaN where it is unknown; None for methods without a velocity
+    posterior, or one that nothing taught, see `displacement_uncertainty`."""
     disagreement: float | None = None
     """Larger fits the group less; None for methods without experts."""
     belongs: bool | None = None
