@@ -120,6 +120,7 @@ def test_what_lacks_settings_or_weights_is_no_checkpoint(entry: str, value: obje
 
 
 OF_RESUME: dict[str, Callable[[dict[str, Any]], object]] = {
+    "'data' is missing": lambda content: content["bingo_pl"].pop("data"),
     "'loops' is missing": lambda content: content.pop("loops"),
     "'optimizer_states' is missing": lambda content: content.pop("optimizer_states"),
     "of another shape: the optimiser's exp_avg of": lambda content: moments(content).update(exp_avg=torch.ones(3, 7)),

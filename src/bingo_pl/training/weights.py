@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bingo_pl.errors import BingoError, DivergenceError
 from bingo_pl.sealed import nonfinite
+from bingo_pl.training.provenance import PROVENANCE
 from bingo_pl.training.task import RegistrationTask
 
 LISTED = 3
 """How many tensors of a kind an error names."""
-OF_TRAINING = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks")
+OF_TRAINING = ("data", "epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks")
 """Entries of a checkpoint that a resume needs beside the weights."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of each parameter, in its shape."""
@@ -53,7 +54,8 @@ def check_resumable(task: RegistrationTask, content: Mapping[str, Any], source: 
         source: its file, for the message.
     """
     fill(task, content["state_dict"], source)
-    problems = [f"'{entry}' is missing" for entry in OF_TRAINING if entry not in content]
+    entries = {**content, **content[PROVENANCE]}
+    problems = [f"'{entry}' is missing" for entry in OF_TRAINING if entry not in entries]
     try:
         problems = problems or _misfits_of_optimiser(task, content["optimizer_states"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
