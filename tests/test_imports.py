@@ -11,7 +11,8 @@ import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "seeding", "spatial"),
+    ("errors", "seeding", "sealed"),
+    ("spatial",),
     ("atomic", "batch"),
     ("misalign", "methods"),
     ("alignment",),

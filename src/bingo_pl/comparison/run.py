@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import config as settings
+from bingo_pl import sealed
 from bingo_pl.atomic import replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.comparison.figure import draw_comparison
@@ -157,8 +158,8 @@ def _score_unregistered(data: GroupDataModule, config: Config, folder: Path) -> 
 
 def _keep(result: Registration, path: Path) -> None:
     """What the figures need of a result."""
-    with replacing(path) as temporary:
-        torch.save({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, temporary)
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        sealed.write({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, file)
 
 
 def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: Path) -> None:
@@ -171,8 +172,16 @@ def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: P
 
 
 def _kept(path: Path) -> Registration:
-    tensors: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return Registration(tensors["displacement"], tensors["inverse"])
+    try:
+        tensors: dict[str, Tensor] = sealed.load(path)
+        if bad := sealed.nonfinite(tensors):
+            raise ValueError(f"not finite: {bad}")
+        return Registration(tensors["displacement"], tensors["inverse"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BingoError(
+            f"{path}: a registration that the figures show cannot be read ({error}). Remove {path.parent.parent} and "
+            "run the table again"
+        ) from error
 
 
 def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, console: Console) -> None:

@@ -22,13 +22,15 @@ from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
 from bingo_pl.training import methods
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
+from bingo_pl.training.divergence import explained
 from bingo_pl.training.history import History
 from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
 from bingo_pl.training.processes import agreed, check_processes, leave
-from bingo_pl.training.provenance import read_config, read_provenance, read_weights
+from bingo_pl.training.provenance import PROVENANCE, read_config, read_weights, read_whole
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.start import start_from
 from bingo_pl.training.task import Optimisation, RegistrationTask
+from bingo_pl.training.weights import check_resumable, fill
 from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantoms.cohorts import ensure_cohort
@@ -102,10 +104,12 @@ def resume(
         BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
             data or the number of processes have changed and that was not allowed.
     """
-    provenance = read_provenance(checkpoint)
+    content = read_whole(checkpoint)
+    provenance = content[PROVENANCE]
     old = settings.from_tree(provenance["config"])
     config = settings.override(old, overrides)
     _refuse_changes(old, config, (*FIXED_BY_NETWORK, *FIXED_BY_RUN))
+    check_resumable(build_task(config), content, checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
         raise BingoError(
             f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
@@ -262,7 +266,7 @@ def _fit(
     _write_config(config, run)
     history = History(run / "metrics.csv")
     if checkpoint:
-        history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        history.resume(read_whole(checkpoint)["global_step"])
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
@@ -280,7 +284,8 @@ def _fit(
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
         console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
         console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
-    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    with explained(trainer, config.trainer, run):
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     leave()
     if not trainer.is_global_zero:
         return run  # the first process tests alone
@@ -297,11 +302,11 @@ def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Co
         The settings that it was trained with.
 
     Raises:
-        BingoError: not a checkpoint of this project, or of another network than that of ``config``.
+        BingoError: not a checkpoint of this project, or damaged, or of another network than that of ``config``.
     """
     trained_with, weights = read_weights(checkpoint)
     _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
-    task.load_state_dict(weights)
+    fill(task, weights, checkpoint)
     return trained_with
 
 
