@@ -15,7 +15,8 @@ from bingo_pl.errors import BingoError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there becomes ``path`` when the block ends without error.
 
-    The folder is made where it is missing; after an error the temporary file is gone and ``path`` is as it was.
+    The folder is made where it is missing; after an error the temporary file is gone and ``path`` is as it was. After
+    a power failure too there is the old file or the new one, and the new one once the block has ended.
 
     Raises:
         BingoError: the folder or the file cannot be written.
@@ -25,7 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            to_disk(temporary)
             temporary.replace(path)
+            to_disk(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -61,6 +64,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}. Wanted: a writable place with free space. "
             "Choose another output folder or free some space"
         ) from error
+
+
+def to_disk(path: Path) -> None:
+    """Returns once a file, or a folder's list of files, survives a power failure."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folder
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bingo_pl.atomic import remove_leftovers, replacing
 from bingo_pl.config import Config
+from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
@@ -193,7 +194,20 @@ def watched_stream(
 
 
 def _read_csv(path: Path) -> list[SizeScores]:
-    return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")] if path.exists() else []
+    """The groups that are done.
+
+    Raises:
+        BingoError: it is not what `_write_csv` wrote.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")]
+    except (OSError, ValueError, TypeError) as error:  # pandas' parser errors are ValueErrors
+        raise BingoError(
+            f"{path}: is not the table that was written there, so it cannot be resumed ({error}). Put it back, or "
+            f"delete the folder {path.parent} to begin again"
+        ) from error
 
 
 def _write_csv(scores: list[SizeScores], path: Path) -> None:
