@@ -346,9 +346,13 @@ def apply(
     labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
     space: Annotated[str | None, typer.Option(help="Of landmarks whose file does not say it: RAS or LPS")] = None,
 ) -> None:
-    """Move an image, a label map or landmarks from one member of a registered group to another."""
-    written = application.apply(registration, source, target, path, output, labels, space, console)
-    console.print(f"written: {written}")
+    """Move an image, a label map or landmarks from one member of a registered group to another.
+
+    The exit status is 1 where nothing of FILE lies there.
+    """
+    applied = application.apply(registration, source, target, path, output, labels, space, console)
+    console.print(f"written: {escape(str(applied.path))}", soft_wrap=True)
+    raise typer.Exit(0 if applied.arrived else 1)
 
 
 @app.command()

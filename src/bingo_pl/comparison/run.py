@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.comparison.figure import draw_comparison
 from bingo_pl.comparison.rows import Row, choose_rows, identity, read_identity, ready, refuse_others, write_identity
@@ -61,6 +61,7 @@ def compare(
         BingoError: bad settings or data, results of other settings in the folder, or, once all else is done, methods
             that could not be run.
     """
+    check_place(folder / SCORES)
     config = settings.load(table.experiment, overrides)
     if config.trainer.devices > 1:
         raise BingoError(

@@ -20,7 +20,7 @@ from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.names import check_file_name
 from data_modules.preprocess import foreground, rescale
-from data_modules.reading import read_voxels, to_ids, to_image, to_mask
+from data_modules.reading import read_voxels, stored_ids, to_ids, to_image, to_mask
 
 Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
 """An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""
@@ -175,8 +175,7 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
         mask_map = to_mask(title, data, affine, scalar)
     if label is not None:
         title, data, affine, label_file = _read(label, f"label map of {name}")
-        whole = data.dtype.kind in "iu" and data.dtype.itemsize <= 4
-        ids = to_ids(title, data, affine, scalar).astype(data.dtype if whole else np.int32)
+        ids = stored_ids(title, to_ids(title, data, affine, scalar), data.dtype)
     return Scan(name, modality, scalar, unit, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from bingo_pl.atomic import remove_leftovers, replacing
+from bingo_pl.atomic import check_place, remove_leftovers, replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
@@ -79,6 +79,7 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
         BingoError: the method is not BInGo, it does not know a modality, test groups of different sizes, or a folder
             with results of another model or other settings.
     """
+    check_place(folder / CSV)
     model = Model.load(checkpoint, len(config.data.roi), [f"trainer.accelerator={config.trainer.accelerator}"])
     bingo, modalities = model.bingo, [model.index(name) for name in config.data.modalities]
     data = experiment.build_data(config, console)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.sweeps.trials import OF_TRIALS, Settings, Sweep, as_arguments, environment, shares_of_gpus
 from bingo_pl.training.continuation import DONE
@@ -64,6 +64,7 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
         BingoError: a sweep that needs W&B, results of another sweep in the folder, or, once all else is done, trials
             that failed.
     """
+    check_place(folder / RESULTS)
     if "early_terminate" in sweep.tree:
         raise BingoError("early_terminate needs W&B's server. Take it out of the sweep file, or leave --local out")
     trials = [

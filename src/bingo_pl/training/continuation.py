@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from bingo_pl import config as settings
+from bingo_pl.atomic import check_place
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.names import check_file_name
@@ -38,6 +39,7 @@ def train_or_continue(config: Config, console: Console) -> Path:
     """
     run = Path(config.runs) / config.name
     check_file_name(config.name, "run")
+    check_place(run)
     with _alone(run, console) if rank_zero_only.rank == 0 else nullcontext():  # type: ignore[attr-defined]
         state = agreed(CHECKPOINT, lambda: _state(run, config, console))
         if state == DONE:

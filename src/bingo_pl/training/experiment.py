@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
@@ -64,6 +64,7 @@ def train(config: Config, console: Console) -> Path:
         root = str(Path(config.data.root).expanduser().resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     check_file_name(config.name, "run")
+    check_place(Path(config.runs) / config.name)
     task = build_task(config)
     if config.trainer.start:
         start_from(task.registrar, config.trainer.start)
@@ -140,6 +141,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     old = read_config(checkpoint)
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
+    check_file_name(old.name, "run")
+    check_place(Path(config.runs) / old.name)
     check_processes(devices=1)
     data = build_data(config, console)
     task = trained_task(config, checkpoint)
