@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import sys
@@ -370,6 +371,9 @@ def main() -> None:
 
 def run(command: Callable[[], object]) -> None:
     """Run a command; bad input ends with its message and exit status 2, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, and terminals may not know it
     try:
         command()
     except BingoError as error:

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import check_unused, remove_leftovers
+from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
@@ -143,6 +143,7 @@ def _check_output(output: Path) -> bool:
     Raises:
         BingoError: the folder is in use by something else.
     """
+    check_place(output)
     work = output / UNFINISHED
     shutil.rmtree(output / REMOVED, ignore_errors=True)
     ours = work.is_dir() and {path.name for path in work.iterdir()} <= {PLACEMENTS, SWEEPS, OUTPUTS}
