@@ -47,7 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(emoji=False)  # ":x:" in a path is no picture
 
 Overrides = Annotated[
     list[str] | None,
@@ -361,7 +361,7 @@ def report(
     registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
 ) -> None:
     """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
-    console.print(f"written: {write_report(registration)}")
+    console.print(f"written: {escape(str(write_report(registration)))}", soft_wrap=True)
 
 
 def main() -> None:
@@ -377,5 +377,7 @@ def run(command: Callable[[], object]) -> None:
     try:
         command()
     except BingoError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        Console(stderr=True, emoji=False).print(
+            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False
+        )
         sys.exit(2)

@@ -87,7 +87,7 @@ def compare(
     _score_unregistered(data, config, folder / UNREGISTERED)
     failures = {}
     for row in wanted:
-        console.print(f"[bold]{row.name}[/]")
+        console.print(f"[bold]{escape(row.name)}[/]")
         try:
             registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
             write_identity(folder / row.name, own[row.name], info)
@@ -180,7 +180,7 @@ def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, con
     groups = pd.concat([pd.read_csv(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
     _write(groups, folder / SCORES)
     console.print(write_tables(groups, infos, hardware, folder))
-    console.print(f"written: {folder}/table.csv, .md, .tex, .html, {SCORES} and figures/")
+    console.print(f"written: {escape(str(folder))}/table.csv, .md, .tex, .html, {SCORES} and figures/")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -107,7 +108,7 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     table = pd.DataFrame([asdict(score) for score in scores])
     draw(table, folder / PLOT)
     console.print(summary(table))
-    console.print(f"written: {folder / CSV} and {folder / PLOT}")
+    console.print(f"written: {escape(str(folder / CSV))} and {escape(str(folder / PLOT))}", soft_wrap=True)
     return folder
 
 

@@ -74,10 +74,10 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
     ]
     _refuse_others(sweep, seed, folder)
     waiting = [trial for trial in trials if not trial.done]
-    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {folder}")
+    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {escape(str(folder))}")
     failed = _run_all(sweep, trials, waiting, folder, agents, console)
     console.print(_as_table(sweep, write_results(sweep, trials, folder)))
-    console.print(f"written: {folder / RESULTS}")
+    console.print(f"written: {escape(str(folder / RESULTS))}", soft_wrap=True)
     if failed:
         raise BingoError(
             f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}. {folder / 'logs'} says why; "
@@ -96,7 +96,9 @@ def _run_all(
 
     def run(trial: Trial) -> int:
         gpus = free.get()
-        console.print(f"{trial.name}: {' '.join(as_arguments(trial.settings))}", soft_wrap=True, highlight=False)
+        console.print(
+            escape(f"{trial.name}: {' '.join(as_arguments(trial.settings))}"), soft_wrap=True, highlight=False
+        )
         try:
             return _run(sweep, trial, gpus)
         finally:
@@ -110,7 +112,7 @@ def _run_all(
                 trial, status = futures[future], future.result()
                 if status or not trial.done:
                     failed.append(trial.name)
-                    console.print(f"[yellow]{trial.name} ended with status {status}:[/]")
+                    console.print(f"[yellow]{escape(trial.name)} ended with status {status}:[/]")
                     console.print(_end(trial.log), markup=False, highlight=False, soft_wrap=True)
                 write_results(sweep, trials, folder)
         except BaseException:
@@ -200,7 +202,7 @@ def _as_table(sweep: Sweep, results: pd.DataFrame) -> Table:
     """A row a trial, its settings below one another: side by side they do not fit a terminal."""
     numbers = [name for name in results.columns if name == sweep.metric or name in SHOWN]
     settings = [name for name in results.columns if name not in ("trial", "state", *numbers)]
-    table = Table("trial", title=f"{sweep.name}: {sweep.metric}, best first", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table("trial", title=escape(f"{sweep.name}: {sweep.metric}, best first"), box=SIMPLE, padding=(0, 1, 0, 0))
     for name in numbers:
         table.add_column(name.replace("/", "/\n").replace("_", "_\n"), justify="right", no_wrap=True)
     table.add_column("settings", overflow="fold")

@@ -16,6 +16,7 @@ import torch
 import wandb
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from bingo_pl import seeding
 from bingo_pl.errors import BingoError, unknown_name
@@ -164,7 +165,8 @@ def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console)
         raise BingoError("not logged in to W&B. Run `wandb login`, or add --local for a sweep without it")
     project = sweep.tree.get("project", PROJECT)
     identifier = wandb.sweep(sweep.tree, entity=sweep.tree.get("entity"), project=project)
-    console.print(f"more agents, on any machine: wandb agent --project {project} {identifier}", soft_wrap=True)
+    agent = escape(f"wandb agent --project {project} {identifier}")
+    console.print("more agents, on any machine: " + agent, soft_wrap=True)
     command = [sys.executable, "-m", "wandb", "agent", "--project", project]
     command += [*(["--count", str(count)] if count is not None else []), identifier]
     processes = [subprocess.Popen(command, env=environment(gpus)) for gpus in shares_of_gpus(agents)]

@@ -85,7 +85,10 @@ def train(config: Config, console: Console) -> Path:
     data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
     if not learns:
-        console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
+        console.print(
+            f"method {escape(config.method)} has nothing to train; testing it. Results: {escape(str(run))}",
+            soft_wrap=True,
+        )
         _write_config(config, run)
         _test(config, data, task, run, console, wandb_loggers(config, run))
         return run
@@ -277,8 +280,9 @@ def _fit(
     trainer = make_trainer(config, loggers, callbacks, run)
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-        console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
-        console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
+        shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
+        console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
+        console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     leave()
     if not trainer.is_global_zero:
@@ -318,7 +322,8 @@ def _test(
     make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
     write_test_csv(task.test_scores, folder / "test.csv")
     console.print(summary(task.test_scores))
-    console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
+    shown = escape(str(folder))
+    console.print(f"written: {shown}/test.csv and {len(figures.paths)} figures in {shown}/figures", soft_wrap=True)
     means = {
         f"test/{name}": torch.tensor([getattr(scores, name) for scores in task.test_scores]).nanmean().item()
         for name in ("dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent", "seconds")
