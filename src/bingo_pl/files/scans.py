@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.record import sha256_of
+from bingo_pl.files.record import RESERVED, sha256_of
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.names import check_file_name
@@ -26,8 +26,6 @@ Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
 """An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""
 Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source]]
 """Images by modality; pairs where there are several of one."""
-RESERVED = ("mean", "template")
-"""What the group's own files and space are called."""
 
 
 @dataclass(frozen=True, eq=False)
