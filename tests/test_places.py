@@ -118,6 +118,17 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.parametrize("given", [["check", "x" * 300], ["estimate", "--images", "3", "--shape", "0x0"]])
+def test_inputs_that_cannot_be_are_refused(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bingo", *given])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def began(*_: object, **__: object) -> None:
     pytest.fail("the work has begun")
 

@@ -109,11 +109,11 @@ def test_every_value_that_was_edited_is_read_or_refused_by_name(tmp_path: Path) 
     assert refused > 500
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"x"', "[" * 100_000, '{"bingo_pl": ', "\udcff"])
-def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str) -> None:
-    (tmp_path / RECORD).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(BingoError, match=RECORD):
-        read_record(tmp_path)
+def test_what_is_no_record_is_refused_by_name(tmp_path: Path) -> None:
+    for text in (b"", b"{", b"[]", b"null", b"3", b'"x"', b"[" * 10_000, b'{"bingo_pl": ', b"\xff"):
+        (tmp_path / RECORD).write_bytes(text)
+        with pytest.raises(BingoError, match=RECORD):
+            read_record(tmp_path)
 
 
 @pytest.mark.parametrize(

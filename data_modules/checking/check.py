@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +79,9 @@ def list_files(path: Path) -> Listing:
     Raises:
         BingoError: there is nothing to look at.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's raises where a name is too long for any file
         listing = list_folder(path)
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         raise BingoError(f"{path}: no such file or folder. Name an image, a folder of images or a manifest (CSV)")
     elif ending(path, FORMATS):
         listing = Listing(path.parent)

@@ -201,7 +201,7 @@ def run_estimate(
 
 
 def _sizes(text: str) -> list[int]:
-    if not re.fullmatch(r"(\d+(x\d+)*)?", text):
+    if not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
         raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
     return [int(size) for size in text.split("x") if size]
 
