@@ -77,7 +77,7 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
     console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {escape(str(folder))}")
     failed = _run_all(sweep, trials, waiting, folder, agents, console)
     console.print(_as_table(sweep, write_results(sweep, trials, folder)))
-    console.print(f"written: {escape(str(folder / RESULTS))}", soft_wrap=True)
+    console.print(f"written: {escape(str(folder / RESULTS))}")
     if failed:
         raise BingoError(
             f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}. {folder / 'logs'} says why; "
