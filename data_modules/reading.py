@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchio as tio
 
+from bingo_pl.errors import BingoError
 from data_modules.problems import Problem, refuse
 from data_modules.volume import corner_distance_mm, open_volume, voxel_size_mm
 
@@ -23,9 +24,11 @@ __all__ = [
     "read_labels",
     "read_mask",
     "read_voxels",
+    "stored_ids",
     "to_ids",
     "to_image",
     "to_mask",
+    "whole_numbers",
 ]
 
 ROUNDING_TOLERANCE = 1e-3
@@ -192,7 +195,29 @@ def other_grid(
 
 def to_ids(path: Path, data: np.ndarray, affine: np.ndarray, image: tio.ScalarImage) -> np.ndarray:
     """Whole numbers (X, Y, Z) int64, of voxels that should be on the image's grid; ``path`` is named in errors."""
-    refuse(path, other_grid(data.shape, affine, image.spatial_shape, image.affine), fractional(data))
+    refuse(path, other_grid(data.shape, affine, image.spatial_shape, image.affine))
+    return whole_numbers(path, data)
+
+
+def stored_ids(path: Path, ids: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Whole numbers int64 in the type in which a file had them; int32 where that is no integer of 32 bits at most.
+
+    Raises:
+        BingoError: an id is too large for that; ``path`` is named.
+    """
+    kept = dtype if dtype.kind in "iu" and dtype.itemsize <= 4 else np.dtype(np.int32)
+    limits = np.iinfo(kept)
+    if ids.size and not limits.min <= ids.min() <= ids.max() <= limits.max:
+        raise BingoError(
+            f"{path}: holds label ids from {ids.min()} to {ids.max()}, wanted {limits.min} to {limits.max}. Number the "
+            "labels anew"
+        )
+    return ids.astype(kept)
+
+
+def whole_numbers(path: Path, data: np.ndarray) -> np.ndarray:
+    """Label ids, int64, of voxels that hold them up to rounding; ``path`` is named in the error for any others."""
+    refuse(path, fractional(data))
     return np.rint(data).astype(np.int64)
 
 

@@ -13,7 +13,7 @@ import data_modules
 ORDER = (
     ("errors", "seeding", "sealed"),
     ("spatial",),
-    ("atomic", "batch"),
+    ("atomic", "batch", "names"),
     ("misalign", "methods"),
     ("alignment",),
     ("data_modules",),

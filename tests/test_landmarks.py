@@ -113,3 +113,10 @@ def test_unusable_files_are_explained(tmp_path: Path, name: str, text: str, spac
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BingoError, match=r"absent\.csv"):
         read_landmarks(tmp_path / "absent.csv", "RAS")
+
+
+def test_markups_nested_too_deeply_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.mrk.json"
+    path.write_text("[" * 10_000)
+    with pytest.raises(BingoError, match="no markups file"):
+        read_landmarks(path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bingo_pl.atomic import check_place
 from bingo_pl.errors import BingoError
 from data_modules.checking.folder_listing import list_folder, role_of
 from data_modules.checking.group_pitfalls import Seen, cohort_findings, group_findings
@@ -51,8 +53,8 @@ def check(path: Path, label_ids: Collection[int], copies: Path | None, track: Tr
     Raises:
         BingoError: there is nothing to look at, or a copy cannot be written.
     """
-    if copies is not None and copies.exists() and not copies.is_dir():
-        raise BingoError(f"{copies}: is a file, but a folder for mended copies is needed. Name another one")
+    if copies is not None:
+        check_place(copies / "copy")
     listing = list_files(path)
     findings = list(listing.findings)
     seen: dict[Path, Seen] = {}
@@ -77,9 +79,9 @@ def list_files(path: Path) -> Listing:
     Raises:
         BingoError: there is nothing to look at.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's raises where a name is too long for any file
         listing = list_folder(path)
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         raise BingoError(f"{path}: no such file or folder. Name an image, a folder of images or a manifest (CSV)")
     elif ending(path, FORMATS):
         listing = Listing(path.parent)

@@ -41,8 +41,11 @@ def write(content: object, file: IO[bytes]) -> None:
     file.write(SEAL + digest)
 
 
-def load(path: Path) -> Any:
+def load(path: Path, *, unsealed: bool = True) -> Any:
     """What `write` or `torch.save` wrote, on the CPU. Only tensors and plain values are unpickled.
+
+    Args:
+        unsealed: whether a file without a digest is taken, as `torch.save` writes it.
 
     Raises:
         DamagedFileError: the file cannot be read, or is not as it was written.
@@ -54,6 +57,8 @@ def load(path: Path) -> Any:
             seal = file.read()
             if seal.startswith(SEAL) and seal != SEAL + _sha256(file, size - LENGTH):
                 raise DamagedFileError("its bytes do not have the SHA-256 that was written with them")
+            if not seal.startswith(SEAL) and not unsealed:
+                raise DamagedFileError("its SHA-256 is missing at its end")
             if not seal.startswith(SEAL) and (bad := zipfile.ZipFile(file).testzip()):
                 raise DamagedFileError(f"{bad} in it does not have the CRC-32 that was written with it")
             file.seek(0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bingo_pl import config as settings
 from bingo_pl import sealed
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.comparison.figure import draw_comparison
 from bingo_pl.comparison.rows import Row, choose_rows, identity, read_identity, ready, refuse_others, write_identity
@@ -62,6 +62,7 @@ def compare(
         BingoError: bad settings or data, results of other settings in the folder, or, once all else is done, methods
             that could not be run.
     """
+    check_place(folder / SCORES)
     config = settings.load(table.experiment, overrides)
     if config.trainer.devices > 1:
         raise BingoError(
@@ -87,7 +88,7 @@ def compare(
     _score_unregistered(data, config, folder / UNREGISTERED)
     failures = {}
     for row in wanted:
-        console.print(f"[bold]{row.name}[/]")
+        console.print(f"[bold]{escape(row.name)}[/]")
         try:
             registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
             write_identity(folder / row.name, own[row.name], info)
@@ -188,7 +189,7 @@ def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, con
     groups = pd.concat([pd.read_csv(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
     _write(groups, folder / SCORES)
     console.print(write_tables(groups, infos, hardware, folder))
-    console.print(f"written: {folder}/table.csv, .md, .tex, .html, {SCORES} and figures/")
+    console.print(f"written: {escape(str(folder))}/table.csv, .md, .tex, .html, {SCORES} and figures/")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

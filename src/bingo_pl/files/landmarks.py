@@ -162,7 +162,7 @@ def _read_markups(path: Path, text: str, space: str | None) -> MarkupLandmarks:
             for control in _placed(markup)
         ]
         kinds = {markup["type"] for markup in document["markups"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BingoError(
             f"{path}: is no markups file of Slicer ({error!r}). Save the points from Slicer again"
         ) from error

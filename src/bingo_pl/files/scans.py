@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.record import sha256_of
+from bingo_pl.files.record import RESERVED, sha256_of
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.transforms import affine_transform
+from bingo_pl.names import check_file_name
 from data_modules.preprocess import foreground, rescale
-from data_modules.reading import read_voxels, to_ids, to_image, to_mask
+from data_modules.reading import read_voxels, stored_ids, to_ids, to_image, to_mask
 
 Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
 """An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""
 Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source]]
 """Images by modality; pairs where there are several of one."""
-RESERVED = ("mean", "template")
-"""What the group's own files and space are called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +127,21 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
 
 
 def names_of(modalities: Iterable[str]) -> list[str]:
-    """Each image's name in the group: t1, t2, t2_2, ..."""
-    names = dict.fromkeys(RESERVED)
+    """Each image's name in the group: t1, t2, t2_2, ... They differ in more than capitals, as file systems may want.
+
+    Raises:
+        BingoError: a modality cannot name a file.
+    """
+    names: list[str] = []
+    taken = {*RESERVED}
     numbered: dict[str, Iterator[str]] = {}
     for modality in modalities:
-        own = numbered.setdefault(modality, _numbered(modality))  # counts on, so that large groups take no longer
-        names[next(name for name in own if name not in names)] = None
-    return [*names][len(RESERVED) :]
+        if modality not in numbered:
+            check_file_name(modality, "modality")
+            numbered[modality] = _numbered(modality)  # counts on, so that large groups take no longer
+        names.append(next(name for name in numbered[modality] if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
 
 
 def _numbered(modality: str) -> Iterator[str]:
@@ -166,8 +173,7 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
         mask_map = to_mask(title, data, affine, scalar)
     if label is not None:
         title, data, affine, label_file = _read(label, f"label map of {name}")
-        whole = data.dtype.kind in "iu" and data.dtype.itemsize <= 4
-        ids = to_ids(title, data, affine, scalar).astype(data.dtype if whole else np.int32)
+        ids = stored_ids(title, to_ids(title, data, affine, scalar), data.dtype)
     return Scan(name, modality, scalar, unit, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
+from bingo_pl.names import check_file_name
 from bingo_pl.training import methods
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
 from bingo_pl.training.divergence import explained
@@ -64,6 +65,8 @@ def train(config: Config, console: Console) -> Path:
     if config.data.root:  # a resume may come from another folder
         root = str(Path(config.data.root).expanduser().resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    check_file_name(config.name, "run")
+    check_place(Path(config.runs) / config.name)
     task = build_task(config)
     if config.trainer.start:
         start_from(task.registrar, config.trainer.start)
@@ -84,7 +87,10 @@ def train(config: Config, console: Console) -> Path:
     data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
     if not learns:
-        console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
+        console.print(
+            f"method {escape(config.method)} has nothing to train; testing it. Results: {escape(str(run))}",
+            soft_wrap=True,
+        )
         _write_config(config, run)
         _test(config, data, task, run, console, wandb_loggers(config, run))
         return run
@@ -142,6 +148,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     old = read_config(checkpoint)
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
+    check_file_name(old.name, "run")
+    check_place(Path(config.runs) / old.name)
     check_processes(devices=1)
     data = build_data(config, console)
     task = trained_task(config, checkpoint)
@@ -229,7 +237,7 @@ def new_folder(parent: Path, name: str) -> Path:
     Raises:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
-    check_name(name)
+    check_file_name(name, "run")
     return Path(agreed(RUN_FOLDER, lambda: str(_new_folder(parent, name))))
 
 
@@ -246,12 +254,6 @@ def _new_folder(parent: Path, name: str) -> Path:
                 f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to"
             ) from error
     raise AssertionError("unreachable")
-
-
-def check_name(name: str, what: str = "run") -> None:
-    """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
 
 
 def _fit(
@@ -282,8 +284,9 @@ def _fit(
     trainer = make_trainer(config, loggers, callbacks, run)
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-        console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
-        console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
+        shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
+        console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
+        console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
     with explained(trainer, config.trainer, run):
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     leave()
@@ -324,7 +327,8 @@ def _test(
     make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
     write_test_csv(task.test_scores, folder / "test.csv")
     console.print(summary(task.test_scores))
-    console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
+    shown = escape(str(folder))
+    console.print(f"written: {shown}/test.csv and {len(figures.paths)} figures in {shown}/figures", soft_wrap=True)
     means = {
         f"test/{name}": torch.tensor([getattr(scores, name) for scores in task.test_scores]).nanmean().item()
         for name in ("dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent", "seconds")
