@@ -34,7 +34,9 @@ class Seen:
     def of(cls, volume: Volume) -> Seen | None:
         if volume.failed or volume.data is None or volume.affine is None:
             return None
-        return cls(volume.data.shape, volume.affine, hashlib.sha256(volume.data.astype(np.float32).tobytes()).digest())
+        with np.errstate(over="ignore"):  # of label maps; such an image has failed
+            voxels = volume.data.astype(np.float32)
+        return cls(volume.data.shape, volume.affine, hashlib.sha256(voxels.tobytes()).digest())
 
     def holds_any(self, points: np.ndarray) -> bool:
         """Whether any of the points (K, 3) in RAS mm lies in the field of view."""
