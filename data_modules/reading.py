@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torchio as tio
 
+from data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
 from data_modules.problems import Problem, refuse
-from data_modules.volume import corner_distance_mm, open_volume, show_mm, voxel_size_mm
+from data_modules.volume import open_volume
 
 __all__ = [
     "corner_distance_mm",

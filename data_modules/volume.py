@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import itertools
 import logging
 import math
 import zlib
@@ -24,17 +23,19 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from bingo_pl.memory import shortage
+from data_modules.geometry import (
+    ITK_SHEAR_TOLERANCE,
+    corner_distance_mm,
+    geometry_tolerance_mm,
+    invalid,
+    shear,
+    show_mm,
+    voxel_size_mm,
+    without_shear,
+)
 from data_modules.problems import Mend, Problem, found
 from data_modules.units import in_mm, named_unit_mm, nifti_unit_mm, nrrd_units
 
-GEOMETRY_TOLERANCE_MM = 0.1
-"""sform and qform closer than this at every corner are the same: float32 quaternions are less exact than matrices."""
-GEOMETRY_TOLERANCE = 0.1
-"""The same in voxels, for images under the microscope."""
-SHEAR_TOLERANCE = 1e-3
-"""The largest scalar product of two axis directions that this program takes for rounding."""
-ITK_SHEAR_TOLERANCE = 1e-4
-"""That of ITK, measured with SimpleITK 2.5.7."""
 UNREADABLE = (
     OSError,
     EOFError,
@@ -121,41 +122,6 @@ def open_volume(path: Path) -> Volume:
         return Volume(path, (_closed(error),))
     except UNREADABLE as error:
         return Volume(path, (_damaged(error),))
-
-
-def corner_distance_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The largest distance between the places that two affines give to a corner of a volume."""
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, size - 1) for size in shape])])
-    return float(np.linalg.norm(corners @ (affine - other).T[:, :3], axis=1).max())
-
-
-def voxel_size_mm(affine: np.ndarray) -> np.ndarray:
-    """The length of a step along each array axis, (3,)."""
-    with np.errstate(over="ignore"):  # it is infinite then
-        return np.linalg.norm(affine[:3, :3], axis=0)
-
-
-def geometry_tolerance_mm(affine: np.ndarray) -> float:
-    """How far apart two geometries of an image may put its corners and still be the same."""
-    return min(GEOMETRY_TOLERANCE_MM, GEOMETRY_TOLERANCE * float(voxel_size_mm(affine).min()))
-
-
-def show_mm(length: float) -> str:
-    """A length for a person, however small."""
-    return f"{length:.1f} mm" if length >= 1 else f"{length:.2g} mm"
-
-
-def shear(affine: np.ndarray) -> float:
-    """The largest scalar product of two axis directions; 0 where they are perpendicular, as ITK wants them."""
-    directions = affine[:3, :3] / voxel_size_mm(affine)
-    return float(np.abs(directions.T @ directions - np.eye(3)).max())
-
-
-def without_shear(affine: np.ndarray) -> np.ndarray:
-    """The nearest affine with perpendicular axes."""
-    header = nib.Nifti1Header()
-    header.set_qform(affine, 1)
-    return header.get_qform()
 
 
 def as_native(data: np.ndarray) -> np.ndarray:
@@ -281,7 +247,7 @@ def _geometry(header: nib.Nifti1Header, unit_mm: float) -> tuple[np.ndarray, str
     """The sform in mm; the qform where there is no usable sform. Which one it is, and what is wrong with it."""
     sform, sform_code = header.get_sform(coded=True)
     qform, qform_code = header.get_qform(coded=True)
-    if sform_code and not (qform_code and _invalid(sform)):
+    if sform_code and not (qform_code and invalid(sform)):
         affine, form = sform, "sform"
     elif qform_code:
         affine, form = qform, "qform"
@@ -289,7 +255,7 @@ def _geometry(header: nib.Nifti1Header, unit_mm: float) -> tuple[np.ndarray, str
         affine, form = header.get_base_affine(), "affine"
     affine = in_mm(affine, [unit_mm] * 3)
     shape = (*header.get_data_shape(), 1, 1)[:3]
-    if reason := _invalid(affine):
+    if reason := invalid(affine):
         return affine, form, _unusable(affine, form, reason, shape)
     if sform_code and qform_code:
         distance = unit_mm * corner_distance_mm(sform, qform, shape)
@@ -300,17 +266,8 @@ def _geometry(header: nib.Nifti1Header, unit_mm: float) -> tuple[np.ndarray, str
 
 def _usable(affine: np.ndarray) -> Problem | None:
     """Of the one geometry of a format that holds no other."""
-    reason = _invalid(affine)
+    reason = invalid(affine)
     return _unusable(affine, "geometry", reason, (1, 1, 1), mendable=False) if reason else None
-
-
-def _invalid(affine: np.ndarray) -> str:
-    """What makes an affine unusable as an image geometry, or nothing."""
-    if not (np.isfinite(affine).all() and np.isfinite(voxel_size_mm(affine)).all()):
-        return "not finite"
-    if (voxel_size_mm(affine) == 0).any():
-        return "singular"
-    return "sheared" if shear(affine) > SHEAR_TOLERANCE else ""  # ITK's geometries cannot shear
 
 
 def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...], mendable: bool = True) -> Problem:
@@ -333,7 +290,7 @@ def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...]
 
 def _disagreement(distance: float, form: str, sform: np.ndarray, sform_code: int) -> Problem:
     itk = "sform" if sform_code == 1 and np.isfinite(sform).all() and shear(sform) <= ITK_SHEAR_TOLERANCE else "qform"
-    by = f" by up to {show_mm(distance)}" if np.isfinite(distance) else f", the sform is {_invalid(sform)}"
+    by = f" by up to {show_mm(distance)}" if np.isfinite(distance) else f", the sform is {invalid(sform)}"
     return Problem(
         "warning",
         f"sform and qform differ{by}; the {form} is used",
