@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
 from data_modules.base import GroupDataModule, Split, some
-from data_modules.preprocess import Case, Member, read_subject, to_group
+from data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
 
 
 class BratsDataModule(GroupDataModule):
@@ -60,7 +60,7 @@ class BratsDataModule(GroupDataModule):
         # no smoothing before the resampling: from 1 to 2 mm, linear interpolation is the mean of 8 voxels
         steps = [
             tio.ToCanonical(copy=False),
-            tio.Resample(settings.spacing_mm, copy=False),
+            to_spacing(subject, [settings.spacing_mm] * 3, case.members[0].image),
             tio.CropOrPad(settings.roi, mask_name="brain", copy=False),
         ]
         return [to_group(tio.Compose(steps, copy=False)(subject), case, settings, axes=range(3))]

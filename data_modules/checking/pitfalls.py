@@ -11,7 +11,7 @@ import torchio as tio
 
 from bingo_pl.errors import BingoError
 from data_modules.geometry import ITK_SHEAR_TOLERANCE, geometry_tolerance_mm, shear, show_mm, voxel_size_mm
-from data_modules.preprocess import foreground, rescale
+from data_modules.preprocess import foreground, is_binary, rescale
 from data_modules.problems import Mend, Problem
 from data_modules.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids
 from data_modules.volume import Nifti, Volume
@@ -41,7 +41,9 @@ def image_pitfalls(volume: Volume) -> list[Problem | None]:
     if problem := constant(data):
         return [problem]
     image = tio.ScalarImage(tensor=torch.from_numpy(data)[None], affine=volume.affine)
-    return [_low_contrast(image, volume), _ct_padding(image.data)]
+    if problem := _low_contrast(image, volume):
+        return [problem, _ct_padding(image.data)]
+    return [_binary(image.data), _ct_padding(image.data)]
 
 
 def label_pitfalls(data: np.ndarray, label_ids: Collection[int]) -> list[Problem | None]:
@@ -177,6 +179,18 @@ def _low_contrast(image: tio.ScalarImage, volume: Volume) -> Problem | None:
         why = "intensities are scaled by percentiles of the foreground, and these are all the same value"
         return Problem.refused(error, volume.path, why)
     return None
+
+
+def _binary(image: torch.Tensor) -> Problem | None:
+    """``image`` is (1, X, Y, Z)."""
+    if not is_binary(image):
+        return None
+    return Problem(
+        "note",
+        f"holds two values only, {image.min():g} and {image.max():g}",
+        "it is registered as an image, by its edges; a mask or label map is one by its name or by the manifest",
+        "Nothing need be done, unless it is a mask or label map: then name it so",
+    )
 
 
 def _ct_padding(image: torch.Tensor) -> Problem | None:
