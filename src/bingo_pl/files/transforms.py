@@ -183,7 +183,7 @@ def write_image(array: NDArray, grid: Grid, path: Path) -> None:
     Raises:
         BingoError: the file cannot be written.
     """
-    write_nifti(nib.Nifti1Image(array, grid.affine), path)
+    write_nifti(nib.Nifti1Image(array, grid.affine, dtype=array.dtype), path)  # nibabel asks for int64 by name
 
 
 def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
