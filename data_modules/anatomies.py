@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.seeding import generator
-from data_modules.base import GroupDataModule, Split
+from data_modules.base import GroupDataModule, Split, visible
 from data_modules.phantoms.painting import paint
 from data_modules.preprocess import Case, Member, to_spacing
 from data_modules.reading import read_image, read_labels
@@ -38,7 +38,7 @@ class AnatomiesDataModule(GroupDataModule):
     dimensions = (2, 3)
 
     def list_cases(self) -> dict[Split, list[Case]]:
-        files = sorted(self.root.glob("*.nii.gz"))
+        files = visible(self.root.glob("*.nii.gz"))
         if not files:
             raise self.not_found()
         return self.split_by_name([self._case(file, SIZES[i % len(SIZES)]) for i, file in enumerate(files)])

@@ -9,7 +9,7 @@ import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
-from data_modules.base import GroupDataModule, Split, some
+from data_modules.base import GroupDataModule, Split, some, visible
 from data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
 
 
@@ -30,7 +30,7 @@ class BratsDataModule(GroupDataModule):
         return {3: 4} if 4 in self.label_ids and 3 not in self.label_ids else {}
 
     def list_cases(self) -> dict[Split, list[Case]]:
-        folders = sorted(path for path in self.root.glob("*") if path.is_dir())
+        folders = [path for path in visible(self.root.glob("*")) if path.is_dir()]
         cases = []
         incomplete = []
         for folder in folders:

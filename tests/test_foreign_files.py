@@ -163,6 +163,19 @@ def test_a_group_grid_that_does_not_fit_is_refused_before_it_is_taken(monkeypatc
         group_grid(scans, stages, 500.0, 3, 16)
 
 
+def test_a_group_that_the_network_cannot_take_at_once_is_refused_before_it_starts(
+    model: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {name: plain.parent / f"{name}.nii.gz" for name in "ab"}
+    monkeypatch.setattr(
+        memory, "total_bytes", lambda: 5e5
+    )  # for the images, but not for what the network makes of them
+    with pytest.raises(BingoError, match=r"group grid of 2 images would have 32 x 32 .* of memory.* Stream the group"):
+        register(images, model, refine=0, device="cpu")
+    monkeypatch.undo()
+    register(images, model, refine=0, device="cpu")
+
+
 def test_images_far_smaller_than_the_models_voxels_are_refused() -> None:
     noise = np.random.default_rng(0).random((8, 8, 8))
     scan = read_scan("a", "a", (noise, np.diag([0.1, 0.1, 0.1, 1])), None, None)

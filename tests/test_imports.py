@@ -11,7 +11,7 @@ import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "seeding", "spatial"),
+    ("errors", "memory", "seeding", "spatial"),
     ("atomic", "batch"),
     ("misalign", "methods"),
     ("data_modules",),

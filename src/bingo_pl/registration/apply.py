@@ -66,7 +66,7 @@ def apply(
         return output
     if space is not None:
         raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
-    if not output.name.endswith(".nii.gz"):
+    if not output.name.lower().endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
     data, affine = read_voxels(path)
     image = Grid(data.shape, affine).to_sitk(data.astype(np.uint8) if data.dtype == bool else data)
