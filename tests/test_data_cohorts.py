@@ -322,14 +322,14 @@ def test_mscmr_takes_one_labelled_sequence(tmp_path: Path) -> None:
     assert group.labels[0, 0].unique().tolist() == [0, 200, 500, 600]
 
 
-@pytest.mark.parametrize("name", ["mscmr", "anatomies"])
-def test_hidden_files_are_no_cases(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings", "first"), [("mscmr", CARDIAC, "patient1"), ("anatomies", {"splits": [4, 0, 0]}, "patient1_C0")]
+)
+def test_hidden_files_are_no_cases(tmp_path: Path, name: str, settings: dict[str, Any], first: str) -> None:
     """macOS leaves one beside each file on a disk of another system."""
     for path in list(write_patient(tmp_path, (0, 0)).iterdir()):
         path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
-    settings: dict[str, Any] = {"mscmr": CARDIAC, "anatomies": {"splits": [4, 0, 0]}}[name]
-    cases = make(name, tmp_path, **settings).cases["train"]
-    assert sorted(case.name for case in cases)[0] == {"mscmr": "patient1", "anatomies": "patient1_C0"}[name]
+    assert min(case.name for case in make(name, tmp_path, **settings).cases["train"]) == first
 
 
 @pytest.mark.parametrize("name", sorted(DATA_MODULES))
