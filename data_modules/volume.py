@@ -5,14 +5,12 @@ Each file is opened once. Nothing here raises on bad content: what would fail is
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 import math
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from bingo_pl.memory import shortage
+from data_modules.beginnings import LARGEST_GZIP_RATIO, gzip_reader, plain_reader
 from data_modules.geometry import (
     ITK_SHEAR_TOLERANCE,
     corner_distance_mm,
@@ -52,8 +51,6 @@ UNREADABLE = (
 HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
 HEADER_BYTES = 540
 """The longer of the two."""
-LARGEST_GZIP_RATIO = 1032
-"""Nothing is compressed further by gzip."""
 FLOAT = 4
 """Bytes; as this every image is worked with."""
 META_UNIT = "ITK_VoxelUnits"
@@ -143,10 +140,10 @@ def slice_last(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _open_nifti(path: Path) -> Volume:
-    with path.open("rb") as raw_file:
-        packed = path.suffix.lower() == ".gz"
-        file: IO[bytes] = gzip.GzipFile(fileobj=raw_file) if packed else raw_file  # type: ignore[assignment]
-        start = file.read(HEADER_BYTES)
+    packed = path.suffix.lower() == ".gz"
+    with path.open("rb") as file:
+        first = gzip_reader(file) if packed else plain_reader(file)
+        start = first(HEADER_BYTES)
         if not start:
             raise ValueError("the file is empty")
         raw, header = _headers(start)
@@ -157,17 +154,16 @@ def _open_nifti(path: Path) -> Volume:
             raise ValueError(f"{end - most} of {needed} bytes of voxels are missing")
         if problem := _too_large(end + math.prod(header.get_data_shape()) * FLOAT):
             return Volume(path, (problem,))
-        content = start + file.read(max(end - len(start), 0))
-        if len(content) < end:
-            raise ValueError(f"{end - len(content)} of {needed} bytes of voxels are missing")
-        surplus = len(content) > end or bool(file.read(1))  # at the end of the file gzip compares its checksum
+        content = first(end + 1)  # the one more shows whether there are others, and has gzip compare its checksum
+    if len(content) < end:
+        raise ValueError(f"{end - len(content)} of {needed} bytes of voxels are missing")
     unit_mm = nifti_unit_mm(raw)
     affine, form, geometry = _geometry(header, unit_mm)
     spacing = _voxel_size(raw, header.get_data_shape(), unit_mm)
     geometry_problems = found([spacing, geometry])
     if (spacing and form != "sform") or (geometry and not geometry.mend):  # no geometry in it that could be trusted
         geometry_problems = [replace(problem, mend=None) for problem in geometry_problems]
-    nifti = Nifti(content[:end], raw, header, surplus, form, unit_mm, affine)
+    nifti = Nifti(content[:end], raw, header, len(content) > end, form, unit_mm, affine)
     stored = np.asanyarray(ArrayProxy(io.BytesIO(nifti.content), header))
     return _volume(path, geometry_problems, stored, affine, nifti)
 

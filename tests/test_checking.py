@@ -23,6 +23,7 @@ from bingo_pl.errors import BingoError
 from data_modules import volume
 from data_modules.checking import check as checking
 from data_modules.checking.check import Checkup
+from data_modules.geometry import corner_distance_mm
 from data_modules.problems import Severity
 from data_modules.reading import read_image
 
@@ -482,7 +483,7 @@ def test_a_mended_copy_passes_and_keeps_its_voxels(tmp_path: Path, key: str) -> 
     np.testing.assert_array_equal(after.data, np.rint(before.data) if key == "rounding" else before.data)
     assert after.data.dtype == (np.uint8 if key == "rounding" else np.int16)
     # half of the smallest voxel, the most that a shear may move a corner
-    assert volume.corner_distance_mm(before.affine, after.affine, SHAPE) < 0.5
+    assert corner_distance_mm(before.affine, after.affine, SHAPE) < 0.5
     assert path.read_bytes() == original
 
 
