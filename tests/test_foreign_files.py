@@ -176,6 +176,16 @@ def test_a_group_that_the_network_cannot_take_at_once_is_refused_before_it_start
     register(images, model, refine=0, device="cpu")
 
 
+@pytest.mark.parametrize("slices", [2, 3, 4, 5])
+def test_a_slab_thinner_than_the_models_voxels_is_on_the_group_grid(slices: int) -> None:
+    noise = np.random.default_rng(0).random((20, 20, slices))
+    scan = read_scan("a", "a", (noise, np.diag([1.0, 1, 1, 1])), None, None)
+    grid = group_grid([scan], [np.eye(4)], 4.0, 3, 16)
+    image, inside = scan.sampled(np.eye(4), grid)
+    assert inside.any(axis=(0, 1)).sum() >= 1
+    assert image[inside].std() > 0.1
+
+
 def test_images_far_smaller_than_the_models_voxels_are_refused() -> None:
     noise = np.random.default_rng(0).random((8, 8, 8))
     scan = read_scan("a", "a", (noise, np.diag([0.1, 0.1, 0.1, 1])), None, None)

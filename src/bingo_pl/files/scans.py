@@ -259,7 +259,10 @@ def grid_around(
         )
     shape = np.ones(3, int)
     shape[:dims] = np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int) * stride
-    start = (low + high) / 2 - step * (shape - 1) / 2
+    middle = (shape - 1) / 2
+    # of a slab no thicker than a voxel, a voxel's centre, not a place between two that both miss it
+    middle[:dims] = np.where(extent <= 1, shape[:dims] // 2, middle[:dims])
+    start = (low + high) / 2 - step * middle
     start[dims:] = 0
     x, y, z = shape.tolist()
     remedy = "Correct the units or voxel sizes in the headers if they are wrong; else crop the images or give masks"
