@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError, unknown_name
 from data_modules.base import SPLITS, GroupDataModule, Split, some
-from data_modules.preprocess import Case, Member, read_subject, to_group
+from data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
 
 COLUMNS = ("split", "group", "subject", "modality", "image", "label")
 
@@ -72,7 +72,7 @@ class ManifestDataModule(GroupDataModule):
         steps: list[tio.Transform] = []
         if settings.spacing_mm > 0:
             steps = [tio.ToCanonical(copy=False)] if dimension == 3 else []
-            steps += [tio.Resample(tuple(spacing), copy=False)]
+            steps += [to_spacing(subject, spacing, case.members[0].image)]
         steps += [tio.CropOrPad(tuple(roi), copy=False)]
         return [to_group(tio.Compose(steps, copy=False)(subject), case, settings, axes)]
 

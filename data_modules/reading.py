@@ -1,7 +1,8 @@
 """One image file in, one checked TorchIO image out. Every file that training sees passes through here.
 
-Accepted: NIfTI, and whatever SimpleITK reads (`.mha`, `.nrrd`); any real number type; 2D files, 3D files, and 4D files
-whose fourth size is 1. All come out as (1, X, Y, Z) with a RAS affine; 2D files get Z = 1.
+Accepted: NIfTI, FreeSurfer's `.mgz`, and whatever SimpleITK reads (`.mha`, `.nrrd`); any real number type and byte
+order; 2D files, 3D files, and 4D files whose fourth size is 1. All come out as (1, X, Y, Z) with an affine to RAS mm,
+whatever the header's unit of length; slices get Z = 1.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch
 import torchio as tio
 
 from bingo_pl.errors import BingoError
+from data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
 from data_modules.problems import Problem, refuse
-from data_modules.volume import corner_distance_mm, open_volume, voxel_size_mm
+from data_modules.volume import open_volume
 
 __all__ = [
     "corner_distance_mm",
@@ -186,8 +188,8 @@ def other_grid(
         return None
     return Problem(
         "error",
-        f"the label map or mask lies up to {distance:.1f} mm from its image, more than half a voxel "
-        f"({tolerance:.2g} mm)",
+        f"the label map or mask lies up to {show_mm(distance)} from its image, more than half a voxel "
+        f"({show_mm(tolerance)})",
         why,
         "Correct its header, or resample it to the image's grid (nearest neighbour)",
     )

@@ -23,6 +23,7 @@ from bingo_pl.errors import BingoError
 from data_modules import volume
 from data_modules.checking import check as checking
 from data_modules.checking.check import Checkup
+from data_modules.geometry import corner_distance_mm
 from data_modules.problems import Severity
 from data_modules.reading import read_image
 
@@ -140,7 +141,7 @@ BROKEN: dict[str, tuple[str, Builder, Severity, str]] = {
     "cut plain": ("image.nii", cut, "error", "bytes of voxels are missing"),
     "cut mha": ("image.mha", text, "error", "cannot be read"),
     "dim large": ("image.nii", field(DIM, 40, "h"), "error", "bytes of voxels are missing"),
-    "dim small": ("image.nii.gz", field(DIM, 6, "h"), "warning", "bytes more than"),
+    "dim small": ("image.nii.gz", field(DIM, 6, "h"), "warning", "holds more bytes than"),
     "dim negative": ("image.nii.gz", field(DIM, -4, "h"), "error", "cannot be read"),
     "pixdim zero": ("image.nii.gz", field(PIXDIM, 0), "error", "voxel size (pixdim)"),
     "pixdim nan": ("image.nii.gz", field(PIXDIM, float("nan")), "error", "voxel size (pixdim)"),
@@ -335,10 +336,10 @@ def test_each_file_is_opened_once(broken: Path, tmp_path: Path, monkeypatch: pyt
 def test_files_and_folders_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "image.nii.gz")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
     (finding,) = look(path).findings
     assert finding.problem.what == "cannot be read (Permission denied)"
 
@@ -482,7 +483,7 @@ def test_a_mended_copy_passes_and_keeps_its_voxels(tmp_path: Path, key: str) -> 
     np.testing.assert_array_equal(after.data, np.rint(before.data) if key == "rounding" else before.data)
     assert after.data.dtype == (np.uint8 if key == "rounding" else np.int16)
     # half of the smallest voxel, the most that a shear may move a corner
-    assert volume.corner_distance_mm(before.affine, after.affine, SHAPE) < 0.5
+    assert corner_distance_mm(before.affine, after.affine, SHAPE) < 0.5
     assert path.read_bytes() == original
 
 

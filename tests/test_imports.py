@@ -11,7 +11,7 @@ import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "seeding", "sealed"),
+    ("errors", "memory", "seeding", "sealed"),
     ("spatial",),
     ("atomic", "batch", "names"),
     ("misalign", "methods"),

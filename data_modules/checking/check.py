@@ -86,7 +86,7 @@ def list_files(path: Path) -> Listing:
     elif ending(path, FORMATS):
         listing = Listing(path.parent)
         listing.roles[path].add(role_of(path))
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         listing = list_manifest(path)
     else:
         raise BingoError(
@@ -114,6 +114,8 @@ def _mend(volume: Volume, problems: list[Problem], listing: Listing, copies: Pat
     mends = {problem.mend for problem in problems if problem.mend}
     relative = Path(listing.name(volume.path))
     if volume.nifti is None or volume.data is None or not mends or ".." in relative.parts:
+        return {}
+    if volume.nifti.surplus:  # a copy would hold no more than the header says, which is probably wrong
         return {}
     copy = copies / relative
     return {} if copy.exists() else mend(volume, mends, copy)

@@ -12,7 +12,7 @@ from data_modules.checking.listing import FORMATS, Finding, Group, Listing, endi
 from data_modules.preprocess import Member
 from data_modules.problems import Problem
 
-FOREIGN = (".dcm", ".ima", ".hdr", ".img", ".mgh", ".mgz", ".mif", ".mnc", ".par", ".rec", ".nii.bz2", ".nii.zst")
+FOREIGN = (".dcm", ".ima", ".hdr", ".img", ".mif", ".mnc", ".par", ".rec", ".nii.bz2", ".nii.zst")
 """Medical images in other formats. Other files beside images, such as tables and texts, are none of our business."""
 LABEL_WORDS = frozenset({"seg", "segmentation", "label", "labels", "manual", "lesion", "lesions", "gt", "goldstandard"})
 MASK_WORDS = frozenset({"mask", "brainmask"})
@@ -32,7 +32,8 @@ def list_folder(root: Path) -> Listing:
         listing.findings.append(Finding(listing.name(Path(error.filename)), problem))
 
     for folder, folders, names in os.walk(root, onerror=unreadable):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = [name for name in names if not name.startswith(".")]  # macOS leaves ._x.nii.gz beside x.nii.gz
         files += [Path(folder) / name for name in sorted(names) + folders if ending(Path(name), FORMATS)]
         others.update((folder, suffix) for name in names if (suffix := ending(Path(name), FOREIGN)))
     for (folder, suffix), count in others.items():

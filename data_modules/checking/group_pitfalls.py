@@ -13,9 +13,10 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from data_modules.checking.listing import Finding, Group, Listing
+from data_modules.geometry import corner_distance_mm, voxel_size_mm
 from data_modules.problems import Problem
 from data_modules.reading import other_grid
-from data_modules.volume import Volume, corner_distance_mm, voxel_size_mm
+from data_modules.volume import Volume
 
 SAMPLES = 9
 """Along each axis, of the points at which overlap is looked for; they include the corners."""
@@ -34,7 +35,9 @@ class Seen:
     def of(cls, volume: Volume) -> Seen | None:
         if volume.failed or volume.data is None or volume.affine is None:
             return None
-        return cls(volume.data.shape, volume.affine, hashlib.sha256(volume.data.astype(np.float32).tobytes()).digest())
+        with np.errstate(over="ignore"):  # of label maps; such an image has failed
+            voxels = volume.data.astype(np.float32)
+        return cls(volume.data.shape, volume.affine, hashlib.sha256(voxels.tobytes()).digest())
 
     def holds_any(self, points: np.ndarray) -> bool:
         """Whether any of the points (K, 3) in RAS mm lies in the field of view."""

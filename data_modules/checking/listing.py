@@ -10,7 +10,7 @@ from pathlib import Path
 from data_modules.preprocess import Member
 from data_modules.problems import Problem
 
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
 """One file a volume, with its place in space."""
 
 
@@ -73,5 +73,5 @@ def foreign(suffix: str) -> Problem:
         "warning",
         f"the format {suffix or '(no suffix)'} is not one of {' '.join(FORMATS)}",
         "it is not read, or not reliably: other formats may hold one slice of a volume, or no place in space",
-        "Convert it to .nii.gz, e.g. with dcm2niix (DICOM), mri_convert (FreeSurfer) or SimpleITK",
+        "Convert it to .nii.gz, e.g. with dcm2niix (DICOM) or SimpleITK",
     )

@@ -81,7 +81,7 @@ def apply(
         return Applied(output, not len(outside) or not outside.all())
     if space is not None:
         raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
-    if not output.name.endswith(".nii.gz"):
+    if not output.name.lower().endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
     data, affine = read_voxels(path)
     if labels:

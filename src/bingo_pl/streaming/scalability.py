@@ -25,8 +25,8 @@ from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memor
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
+from bingo_pl.memory import show_bytes
 from bingo_pl.methods.bingo import Bingo
-from bingo_pl.streaming.budget import show_bytes
 from bingo_pl.streaming.estimate import timed_stream
 from bingo_pl.streaming.merged import MergedGroups, draw_units
 from bingo_pl.streaming.stream import GroupSource, StreamedRegistration

@@ -120,7 +120,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         BingoError: no such file, or it is not a sweep that `bingo train` can serve.
     """
-    path: Any = Path(file) if file.endswith((".yaml", ".yml")) else _folder() / f"{file}.yaml"
+    path: Any = Path(file) if file.lower().endswith((".yaml", ".yml")) else _folder() / f"{file}.yaml"
     if not path.is_file():
         raise unknown_name("sweep", file, sweeps())
     try:

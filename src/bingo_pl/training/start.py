@@ -65,7 +65,7 @@ def _weights(source: str) -> Mapping[str, Tensor]:
     if source in READY:
         return ready_model.load(READY[source])[0].state_dict()
     path = Path(source)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return ready_model.read(path)[0].state_dict()
     _, task = read_weights(path)
     prefix = "registrar."
