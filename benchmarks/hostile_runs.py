@@ -140,7 +140,9 @@ def sweeps() -> Iterator[Call]:
     }
     for key, changes in wrong.items():
         command = ("sweep", "search.yaml", "--local", *(() if "name" in changes else NEW))
-        yield Call("sweeps", key, command, (2,), search(**changes))
+        # what a setting means only the trials know, and they leave their logs
+        wanted, leaves = ((1, 2), ("new",)) if key == "unknown setting" else ((2,), ())
+        yield Call("sweeps", key, command, wanted, search(**changes), may_leave=leaves)
 
 
 BAD_SETTINGS = (
@@ -181,8 +183,7 @@ def settings() -> Iterator[Call]:
 def folders() -> Iterator[Call]:
     """Somebody's folders where a command wants to write."""
     go_on = (*TRAIN, "trainer.epochs=2", "name=mine", "--continue")
-    person = both(text("runs/mine/config.yaml", "my: own\n"), text("runs/mine/thesis.tex", "years of work"))
-    yield Call("folders", "somebody's config.yaml, continue", go_on, (2,), person)
+    yield Call("folders", "somebody's config.yaml, continue", go_on, (2,), _persons("runs/mine"))
     for key, kept in {
         "only best.ckpt": f"{RUN}/best.ckpt",
         "only hpc_ckpt": "runs/run/hpc_ckpt_1.ckpt",
@@ -194,13 +195,15 @@ def folders() -> Iterator[Call]:
     yield Call("folders", "run is a file, continue", go_on, (2,), text("runs/mine", "mine"))
     yield Call("folders", "run is a file, train", SHORT, (0, 2), text("runs/new", "mine"))
     yield Call("folders", "run is there, train", (*TRAIN, "trainer.epochs=1", "name=run"), (0,))
-    yield Call("folders", "run is a link to nothing, continue", go_on, (2,), built("runs/mine", files.link("nowhere")))
+    yield Call(
+        "folders", "run is a link to nothing, continue", go_on, (0, 2), built("runs/mine", files.link("nowhere"))
+    )
     yield Call("folders", "runs is a file", SHORT, (2,), both(moved("runs", "old"), text("runs", "mine")))
-    table = (*TABLE[:-2], "--name", "mine")
-    yield Call("folders", "somebody's table", table, (2,), text("runs/tables/mine/table.csv", "years of work\n"))
+    table = ("table", "manifest", *TRAINING, "trainer.epochs=1", "--methods", "bingo", "--name", "mine")
+    yield Call("folders", "somebody's training of a table", table, (2,), _persons("runs/tables/mine/trainings/bingo"))
     yield Call("folders", "table is a file", table, (2,), text("runs/tables/mine", "mine"))
-    mine = both(search(), text("new/thesis.tex", "years of work"))
-    yield Call("folders", "somebody's folder, sweep", SWEEP, (0, 2), mine)
+    trial = both(search(), _persons("new/trials/trial-001"))
+    yield Call("folders", "somebody's trial of a sweep", SWEEP, (0, 1, 2), trial, may_leave=("new",))
     yield Call("folders", "sweep is a file", SWEEP, (2,), both(search(), text("new", "mine")))
     growing = (*SCALABILITY, *MODEL, "--images", "4", "--name", "mine")
     yield Call("folders", "scalability is a file", growing, (2,), text("runs/scalability/mine", "mine"))
@@ -340,6 +343,11 @@ def _only(kept: str) -> Change:
         (work / kept).write_bytes(content)
 
     return change
+
+
+def _persons(folder: str) -> Change:
+    """A folder of somebody's, which looks like a run at first sight."""
+    return both(text(f"{folder}/config.yaml", "my: own\n"), text(f"{folder}/thesis.tex", "years of work"))
 
 
 def _remove(path: str) -> Change:
