@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import BingoError
+from bingo_pl.names import check_file_name
 from data_modules.reading import corner_distance_mm, read_image, read_labels, read_mask
 
 PERCENTILES = (0.5, 99.5)
@@ -45,11 +45,9 @@ class Case:
     """Members without which it is of no use."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^./\\#\x00-\x1f][^/\\#\x00-\x1f]{0,150}", self.name):
-            raise BingoError(
-                f"'{self.name}' cannot name a group: names become file names, so they must not be empty, start "
-                "with a dot, hold a slash, a backslash, a '#' or control characters, or exceed 150 letters. Rename it"
-            )
+        check_file_name(self.name, "group")
+        if "#" in self.name:
+            raise BingoError(f"'{self.name}' cannot name a group: '#' numbers a group's misalignments. Rename it")
         if len(self.members) < self.fewest:
             files = ", ".join(str(member.image) for member in self.members)
             raise BingoError(

@@ -12,7 +12,7 @@ import data_modules
 # A package or module of the root knows only those before it.
 ORDER = (
     ("errors", "seeding", "spatial"),
-    ("atomic", "batch"),
+    ("atomic", "batch", "names"),
     ("misalign", "methods"),
     ("data_modules",),
     ("files", "config"),

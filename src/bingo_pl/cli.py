@@ -21,6 +21,7 @@ from bingo_pl.comparison import run as comparison
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
 from bingo_pl.files.scans import check_names, names_of
+from bingo_pl.names import check_file_name
 from bingo_pl.registration import apply as application
 from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import workflow
@@ -110,7 +111,7 @@ def table(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     runs = Path(settings.load(experiment_name, overrides or ()).runs)
     folder = name or Path(experiment_name).stem
-    experiment.check_name(folder, "table")
+    check_file_name(folder, "table")
     comparison.compare(
         settings.load_table(experiment_name),
         overrides or (),
@@ -159,7 +160,7 @@ def run_scalability(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     config = settings.load(experiment_name, overrides or ())
     name = name or Path(experiment_name).stem
-    experiment.check_name(name, "folder")
+    check_file_name(name, "folder")
     folder = Path(config.runs) / "scalability" / name
     scalability.run(config, checkpoint, images, parse_bytes(memory), folder, console)
 

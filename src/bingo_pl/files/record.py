@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import Grid
+from bingo_pl.names import check_file_name
 
 RECORD = "registration.json"
 
@@ -127,8 +128,7 @@ def read_record(folder: Path) -> Record:
 
 def _entry(image: Mapping[str, Any]) -> Entry:
     name = image["name"]
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise ValueError(f"'{name}' cannot name a file")
+    check_file_name(name, "file")
     if image["belongs"] not in (True, False, None):
         raise ValueError(f"belongs is {image['belongs']}, wanted true, false or null")
     return Entry(

@@ -18,6 +18,7 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.transforms import affine_transform
+from bingo_pl.names import check_file_name
 from data_modules.preprocess import foreground, rescale
 from data_modules.reading import read_voxels, to_ids, to_image, to_mask
 
@@ -128,13 +129,21 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
 
 
 def names_of(modalities: Iterable[str]) -> list[str]:
-    """Each image's name in the group: t1, t2, t2_2, ..."""
-    names = dict.fromkeys(RESERVED)
+    """Each image's name in the group: t1, t2, t2_2, ... They differ in more than capitals, as file systems may want.
+
+    Raises:
+        BingoError: a modality cannot name a file.
+    """
+    names: list[str] = []
+    taken = {*RESERVED}
     numbered: dict[str, Iterator[str]] = {}
     for modality in modalities:
-        own = numbered.setdefault(modality, _numbered(modality))  # counts on, so that large groups take no longer
-        names[next(name for name in own if name not in names)] = None
-    return [*names][len(RESERVED) :]
+        if modality not in numbered:
+            check_file_name(modality, "modality")
+            numbered[modality] = _numbered(modality)  # counts on, so that large groups take no longer
+        names.append(next(name for name in numbered[modality] if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
 
 
 def _numbered(modality: str) -> Iterator[str]:

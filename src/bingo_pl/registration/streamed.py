@@ -84,6 +84,7 @@ def register_files(
     console = console or Console(quiet=True)
     output = output.absolute()
     work = output / UNFINISHED
+    names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
     goes_on = _check_output(output)
     model = Model.load(checkpoint, dims_of(members[0]), [f"trainer.accelerator={device}"])
     bingo, file = model.bingo, File.of(model.path)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from bingo_pl import seeding
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.names import check_file_name
 from bingo_pl.sweeps.space import Parameter, Value, parse
 
 ARGUMENTS = "${args_no_hyphens}"
@@ -142,7 +143,9 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     _check_settings([parameter.name for parameter in parameters], overrides)
     place = tree["command"].index(ARGUMENTS)
     command = [*tree["command"][:place], *overrides, *tree["command"][place:]]
-    return Sweep(tree.get("name", Path(file).stem), {**tree, "command": command}, parameters)
+    name = str(tree.get("name", Path(file).stem))
+    check_file_name(name, "sweep")
+    return Sweep(name, {**tree, "command": command}, parameters)
 
 
 def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from bingo_pl import config as settings
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
+from bingo_pl.names import check_file_name
 from bingo_pl.training import experiment
 from bingo_pl.training.processes import agreed
 from bingo_pl.training.resumption import changes
@@ -36,7 +37,7 @@ def train_or_continue(config: Config, console: Console) -> Path:
         BingoError: the folder is of a run with other settings or data, or not a run; or as `experiment.train`.
     """
     run = Path(config.runs) / config.name
-    experiment.check_name(config.name)
+    check_file_name(config.name, "run")
     with _alone(run, console) if rank_zero_only.rank == 0 else nullcontext():  # type: ignore[attr-defined]
         state = agreed(CHECKPOINT, lambda: _state(run, config, console))
         if state == DONE:

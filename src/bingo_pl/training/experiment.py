@@ -20,6 +20,7 @@ from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
+from bingo_pl.names import check_file_name
 from bingo_pl.training import methods
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
 from bingo_pl.training.history import History
@@ -62,6 +63,7 @@ def train(config: Config, console: Console) -> Path:
     if config.data.root:  # a resume may come from another folder
         root = str(Path(config.data.root).expanduser().resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    check_file_name(config.name, "run")
     task = build_task(config)
     if config.trainer.start:
         start_from(task.registrar, config.trainer.start)
@@ -225,7 +227,7 @@ def new_folder(parent: Path, name: str) -> Path:
     Raises:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
-    check_name(name)
+    check_file_name(name, "run")
     return Path(agreed(RUN_FOLDER, lambda: str(_new_folder(parent, name))))
 
 
@@ -242,12 +244,6 @@ def _new_folder(parent: Path, name: str) -> Path:
                 f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to"
             ) from error
     raise AssertionError("unreachable")
-
-
-def check_name(name: str, what: str = "run") -> None:
-    """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
 
 
 def _fit(
