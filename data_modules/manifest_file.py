@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bingo_pl.errors import BingoError
+from bingo_pl.names import check_file_name
 from data_modules.preprocess import Member
 from data_modules.problems import Problem, Severity, refuse
 
@@ -112,7 +114,7 @@ def read_manifest(path: Path, *kinds: Columns) -> Manifest:
     rows = tuple(Row(number, cells, _member(path.parent, cells)) for number, cells in tables if cells["image"])
     problems = [*_unused_columns(header, columns), *_empty_cells(tables, columns)]
     if columns is GROUP:
-        problems += repeated_images(rows, "warning")
+        problems += [*_names_of_no_file(rows), *repeated_images(rows, "warning")]
     return Manifest(path, columns, rows, tuple(problems))
 
 
@@ -176,6 +178,15 @@ def _empty_cells(lines: Sequence[tuple[int, Mapping[str, str]]], columns: Column
         for number, cells in lines:
             if not cells[column]:
                 yield Problem("error", f"line {number} has no {column}", REFUSED, "Fill it in or remove the line")
+
+
+def _names_of_no_file(rows: Sequence[Row]) -> Iterator[Problem]:
+    """Of modalities, by which the files of a registration are named."""
+    for modality in dict.fromkeys(row.member.modality for row in rows):
+        try:
+            check_file_name(modality or "empty", "modality")  # an empty cell has been named with its line
+        except BingoError as error:
+            yield Problem.refused(error, Path(), "a name with a slash would write into another folder")
 
 
 def _member(folder: Path, cells: Mapping[str, str]) -> Member:

@@ -1,4 +1,4 @@
-"""Hostile calls end as documented, without a traceback, and nothing is lost: the short version of `benchmarks/hostile.py`."""
+"""Hostile calls end as documented, without a traceback, and nothing is lost: `benchmarks/hostile.py` in short."""
 
 from __future__ import annotations
 

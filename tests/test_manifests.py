@@ -40,6 +40,15 @@ KINDS: dict[Callable[[Path], object], str] = {
     read_group: "modality,image,label",
 }
 """Who reads a manifest, and its header line."""
+
+
+def test_a_modality_that_cannot_name_a_file_is_named(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "T1/Gd,a.nii.gz", "t2,b.nii.gz", header="modality,image\n")
+    (finding,) = look(path).findings
+    assert finding.problem.severity == "error"
+    assert "'T1/Gd' cannot name a modality" in finding.problem.what
+
+
 BAD_TABLES = {
     "empty": "",
     "not text": "\x00",
