@@ -36,7 +36,7 @@ from bingo_pl import cli
 console = Console()
 FORK = multiprocessing.get_context("fork")
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^\s+File \".*\", line \d+, in ", re.MULTILINE)
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a call counts as hanging."""
 HEAD_START = 1.5
 """Seconds that a command has before it gets a signal, or before a second one comes."""
