@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -38,8 +38,10 @@ FORK = multiprocessing.get_context("fork")
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^\s+File \".*\", line \d+, in ", re.MULTILINE)
 PATIENCE = 120.0
 """Seconds after which a call counts as hanging."""
-HEAD_START = 1.5
-"""Seconds that a command has before it gets a signal, or before a second one comes."""
+HEAD_START = 0.7
+"""Seconds that a command is at work before it gets a signal, or before a second one comes."""
+MEMORY = 6 * 2**30
+"""Bytes that a call can have: one that wants more fails instead of bringing the machine down."""
 SPARED = ".lock"
 """Ending of what may be left by a call that was refused: the system opens a lock when its process ends."""
 
@@ -66,7 +68,7 @@ class Playground:
     """A folder for each call: images, a finished run, a model and a registration in ``work``, a file beside it."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the files that each call gets a copy of: a cohort, two epochs of training, a registration."""
+        """Make the files that each call gets a copy of: a cohort, an epoch of training, a registration."""
         self.folder = folder
         self.template = folder / "template"
         work = self.template / "work"
@@ -76,7 +78,7 @@ class Playground:
         rows = ("modality,image,label", "a,cohort/5_a.nii.gz,cohort/5_label.nii.gz", "b,cohort/5_b.nii.gz,")
         (work / "group.csv").write_text("\n".join(rows) + "\n")
         (work / "points.csv").write_text("r,a,s\n8,8,0\n7,6,0\n")
-        self._must(["train", "manifest", *TRAINING, "trainer.epochs=2", "name=run"], work)
+        self._must(["train", "manifest", *TRAINING, "trainer.epochs=1", "log.figure_groups=0", "name=run"], work)
         shutil.copy(work / "runs" / "run" / "checkpoints" / "best.ckpt", work / "model.ckpt")
         for beside in (work / "runs" / "run" / "checkpoints").glob("best.ckpt?*"):
             shutil.copy(beside, work / beside.name.replace("best", "model"))
@@ -89,7 +91,7 @@ class Playground:
         assert status == 0, f"{' '.join(command)} ends with {status}:\n{output}"
 
     def play(self, call: Call) -> Outcome:
-        """Run a call in a copy of the files and look at what it left."""
+        """Run a call in a copy of the files and look at what it left; the copy is kept where there is a fault."""
         self.calls += 1
         root = self.folder / f"{self.calls:04d}"
         shutil.copytree(self.template, root, symlinks=True)
@@ -98,20 +100,16 @@ class Playground:
         before = snapshot(root)
         first = Running(call.beside, work) if call.beside else None
         if first:
-            time.sleep(HEAD_START)
-        meanwhile = snapshot(root) if first else before
+            first.wait_until_at_work()
         status, output = run(call.command, work, call.sends, call.file_limit)
-        faults = [] if status in call.wanted else [f"exit {status}, wanted {' or '.join(map(str, call.wanted))}"]
-        if TRACEBACK.search(output):
-            faults.append("traceback")
-        if not output.strip():
-            faults.append("says nothing")
+        faults = list(_wrong_end(call, status, output))
         if first and first.end()[0] != 0:
-            faults.append(f"the command beside it fails: {first.end()[1][-300:]}")
+            faults.append(f"the command beside it ends with {first.end()[0]}: {first.end()[1][-300:]}")
         after = snapshot(root)
         changed = [path for path in before if after.get(path) != before[path] and not _begins(path, call.may_change)]
-        made = sorted(after.keys() - meanwhile.keys()) if not first else []
-        faults += [f"changed or gone: {_some(changed)}"] * bool(changed)
+        if changed:
+            faults.append(f"changed or gone: {_some(changed)}")
+        made = [] if first else sorted(after.keys() - before.keys())
         if left := [path for path in made if _left_over(path, call, status)]:
             faults.append(f"left: {_some(left)}")
         if call.again and (ending := run(call.again, work))[0] != 0:
@@ -121,10 +119,21 @@ class Playground:
         return Outcome(call, status, output, tuple(faults), len(changed))
 
 
+def _wrong_end(call: Call, status: int | None, output: str) -> Iterator[str]:
+    if status not in call.wanted:
+        ending = "hangs" if status is None else f"exit {status}"
+        yield f"{ending}, wanted {' or '.join(map(str, call.wanted))}"
+    if TRACEBACK.search(output):
+        yield "traceback"
+    if not output.strip():
+        yield "says nothing"
+
+
 class Running:
     """A command in a process of its own, forked after the imports, in a process group of its own."""
 
     def __init__(self, command: Iterable[str], work: Path, file_limit: int | None = None) -> None:
+        self.work = work
         reader, writer = os.pipe()  # no file, which a limit would hit too
         words = [word.replace("{work}", str(work)) for word in command]
         self.process: ForkProcess = FORK.Process(target=_work, args=(words, work, writer, file_limit))
@@ -136,11 +145,21 @@ class Running:
 
     def _read(self, reader: int) -> None:
         with os.fdopen(reader, "rb") as pipe:
-            self._chunks.extend(iter(lambda: pipe.read1(65536), b""))
+            for chunk in iter(lambda: pipe.read1(65536), b""):
+                self._chunks.append(chunk)
+
+    def wait_until_at_work(self) -> None:
+        """Until it has printed or made something, and `HEAD_START` longer; or until it ends."""
+        end, files = time.monotonic() + PATIENCE / 2, _files(self.work)
+        while self.process.exitcode is None and time.monotonic() < end:
+            if self._chunks or _files(self.work) != files:
+                break
+            time.sleep(0.1)
+        self.process.join(HEAD_START)
 
     def send(self, number: signal.Signals) -> None:
         """As a terminal does (SIGINT, to all processes of the group), or as ``kill`` does."""
-        self.process.join(HEAD_START)
+        self.wait_until_at_work()
         if self.process.exitcode is None:
             (os.killpg if number == signal.SIGINT else os.kill)(self.process.pid or 0, number)
 
@@ -172,6 +191,7 @@ def _work(command: list[str], work: Path, output: int, file_limit: int | None) -
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ |= {"XDG_CACHE_HOME": str(work / "cache"), "WANDB_MODE": "disabled"}
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     torch.set_num_threads(1)
@@ -192,6 +212,10 @@ def _state(path: Path) -> str:
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     return "folder" if path.is_dir() else "special"
+
+
+def _files(folder: Path) -> int:
+    return sum(1 for _ in folder.rglob("*"))
 
 
 def _begins(path: str, beginnings: tuple[str, ...]) -> bool:

@@ -43,7 +43,7 @@ BAD_NAMES = {
     "with a bell": "T1\x07",
 }
 ODD_NAMES = {
-    "brackets": "[red]T1[/]",
+    "brackets": "[red]T1",
     "spaces": "T1 Gd",
     "umlaut": "T1ü",
     "star": "T2*",
@@ -114,7 +114,7 @@ def units() -> Iterator[Call]:
     for key, build in files.ODD_IMAGES.items():
         change = built("odd/odd.nii.gz", build)
         yield Call("units", f"{key}, check", ("check", "odd"), (0, 1), change)
-        yield Call("units", f"{key}, register", (*REGISTER, *NEW, "a=odd/odd.nii.gz", GROUP[1]), (0,), change)
+        yield Call("units", f"{key}, register", (*REGISTER, *NEW, GROUP[0], "b=odd/odd.nii.gz"), (0,), change)
         yield Call("units", f"{key}, streamed", (*STREAMED, *NEW, GROUP[0], "b=odd/odd.nii.gz"), (0,), change)
         yield Call("units", f"{key}, apply", (*APPLY, "odd/odd.nii.gz", *APPLIED), (0,), change)
     hidden = both(moved("cohort/5_a.nii.gz", "one/x.nii.gz"), text("one/._x.nii.gz", b"\x00\x05\x16\x07"))
