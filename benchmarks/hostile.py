@@ -42,8 +42,8 @@ HEAD_START = 0.7
 """Seconds that a command is at work before it gets a signal, or before a second one comes."""
 MEMORY = 6 * 2**30
 """Bytes that a call can have: one that wants more fails instead of bringing the machine down."""
-SPARED = ".lock"
-"""Ending of what may be left by a call that was refused: the system opens a lock when its process ends."""
+SPARED = (".lock", ".holder.json")
+"""Endings of what may be left by a call that was refused: the system opens a lock when its process ends."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Playground:
         if first and first.end()[0] != 0:
             faults.append(f"the command beside it ends with {first.end()[0]}: {first.end()[1][-300:]}")
         after = snapshot(root)
-        changed = [path for path in before if after.get(path) != before[path] and not _begins(path, call.may_change)]
+        changed = [path for path in before if after.get(path) != before[path] and not _allowed(path, call.may_change)]
         if changed:
             faults.append(f"changed or gone: {_some(changed)}")
         made = [] if first else sorted(after.keys() - before.keys())
@@ -190,7 +190,8 @@ def _work(command: list[str], work: Path, output: int, file_limit: int | None) -
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ |= {"XDG_CACHE_HOME": str(work / "cache"), "WANDB_MODE": "disabled"}
+    of_user = str(work / "cache")
+    os.environ |= {"XDG_CACHE_HOME": of_user, "XDG_STATE_HOME": of_user, "WANDB_MODE": "disabled"}
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
@@ -218,8 +219,10 @@ def _files(folder: Path) -> int:
     return sum(1 for _ in folder.rglob("*"))
 
 
-def _begins(path: str, beginnings: tuple[str, ...]) -> bool:
-    return path.startswith(tuple(f"work/{beginning}" for beginning in beginnings))
+def _allowed(path: str, places: tuple[str, ...]) -> bool:
+    """Whether a path is one of the places, below one, or a folder above one."""
+    own = Path(path)
+    return any(own.is_relative_to(place) or place.is_relative_to(own) for place in (Path("work") / p for p in places))
 
 
 def _left_over(path: str, call: Call, status: int | None) -> bool:
@@ -230,7 +233,7 @@ def _left_over(path: str, call: Call, status: int | None) -> bool:
     if path.endswith(SPARED) or "cache" in parts:
         return False
     temporary = any(re.fullmatch(r"\..*\.tmp.*", part) for part in parts)
-    return temporary or (status not in (0, 1) and not _begins(path, call.may_leave))
+    return temporary or (status not in (0, 1) and not _allowed(path, call.may_leave))
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -42,9 +42,9 @@ class Call:
     change: Change = nothing
     """Changes the folder before."""
     may_leave: tuple[str, ...] = ()
-    """Beginnings of paths that the call may make although it does not end well."""
+    """Files and folders that the call may make although it does not end well."""
     may_change: tuple[str, ...] = ()
-    """Beginnings of paths that it may change."""
+    """Files and folders that it may change."""
     sends: signal.Signals | None = None
     """The signal that the command gets when it is at work."""
     file_limit: int | None = None

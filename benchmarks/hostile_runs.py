@@ -267,12 +267,13 @@ def disk() -> Iterator[Call]:
             "sweep": (SWEEP, "new", search()),
             "scalability": ((*SCALABILITY, *MODEL, "--images", "4", "--name", "new"), "runs/scalability", None),
             "register": ((*REGISTER, *NEW, *GROUP), "nothing", None),
-            "streamed": ((*STREAMED, *NEW, *GROUP), ".new", None),
+            "streamed": ((*STREAMED, *NEW, *GROUP), "new/unfinished", None),
             "atlas": (("atlas", "group.csv", *MODEL, *NEW), "new.work", None),
             "report": (("report", "out"), "nothing", None),
         }
         for key, (command, leaves, change) in begun.items():
-            call = replace(full, name=f"{limit} bytes, {key}", command=command, may_leave=(leaves,), wanted=(1, 2))
+            call = replace(full, name=f"{limit} bytes, {key}", command=command, may_leave=(leaves,))
+            call = replace(call, wanted=(1, 2) if key == "sweep" else (2,))
             changes = ("runs/run/figures", "runs/run/metrics.csv", "runs/run/config.yaml") if key == "continue" else ()
             yield replace(call, change=change or call.change, may_change=changes)
     small = replace(Call("disk", "", ()), file_limit=20)
@@ -317,7 +318,7 @@ def signals() -> Iterator[Call]:
         "table": (TABLE, ("runs/tables",), TABLE, None),
         "sweep": (SWEEP, ("new",), SWEEP, search()),
         "register": (slow, (), quick, None),
-        "streamed": (streamed, (".new", "new.work"), streamed, crowd),
+        "streamed": (streamed, ("new/unfinished",), streamed, crowd),
         "atlas": (
             ("atlas", "crowd.csv", *MODEL, *NEW),
             ("new.work", ".new"),
