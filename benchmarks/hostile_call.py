@@ -25,6 +25,10 @@ SCALABILITY = ("scalability", "manifest", *(word for word in TRAINING if not wor
 NEW = ("--output", "new")
 
 
+UNFINISHED = ("new/unfinished",)
+"""What a streamed registration has done when it meets a file that it cannot use, and resumes from."""
+
+
 def nothing(work: Path) -> None:
     """The inputs as they are."""
 

@@ -92,7 +92,7 @@ def fifo(path: Path) -> None:
 
 
 def foreign_format(path: Path) -> None:
-    sitk.WriteImage(sitk.GetImageFromArray(IMAGE[..., 0]), str(path.with_name("picture.png")))
+    sitk.WriteImage(sitk.GetImageFromArray(IMAGE[..., 0].astype(np.uint8)), str(path.with_name("picture.png")))
     path.with_name("picture.png").rename(path)
 
 
@@ -151,6 +151,8 @@ ODD_IMAGES: Mapping[str, Builder] = {
     "unknown unit": in_unit(0, 1.0),
 }
 """Everybody takes them; `check` may warn."""
+OTHER_PLANES = ("slice first", "slice amid")
+"""Those of them that lie in another plane than the rest."""
 
 
 def tampered(change: Callable[[dict[str, Any]], object]) -> Builder:

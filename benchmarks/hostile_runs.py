@@ -200,7 +200,13 @@ def folders() -> Iterator[Call]:
     )
     yield Call("folders", "runs is a file", SHORT, (2,), both(moved("runs", "old"), text("runs", "mine")))
     table = ("table", "manifest", *TRAINING, "trainer.epochs=1", "--methods", "bingo", "--name", "mine")
-    yield Call("folders", "somebody's training of a table", table, (2,), _persons("runs/tables/mine/trainings/bingo"))
+    yield Call(
+        "folders",
+        "somebody's training of a table",
+        table,
+        change=_persons("runs/tables/mine/trainings/bingo"),
+        may_leave=("runs/tables/mine",),
+    )
     yield Call("folders", "table is a file", table, (2,), text("runs/tables/mine", "mine"))
     trial = both(search(), _persons("new/trials/trial-001"))
     yield Call("folders", "somebody's trial of a sweep", SWEEP, (0, 1, 2), trial, may_leave=("new",))
