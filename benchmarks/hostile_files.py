@@ -114,7 +114,6 @@ BAD_IMAGES: Mapping[str, Builder] = {
     "complex": voxels(IMAGE.astype(np.complex64)),
     "RGB": voxels(RGB),
     "time series": voxels(np.repeat(IMAGE[..., None], 3, axis=3)),
-    "header size": field(SIZE, "i", 7),
     "magic": field(MAGIC, "b", 0, 0, 0, 0),
     "number of axes": field(DIM, "h", 99),
     "no axes": field(DIM, "h", 0),
@@ -131,10 +130,13 @@ BAD_IMAGES: Mapping[str, Builder] = {
     "sform huge": field(SROW, "f", 1e38),
     "sform singular": field(SROW, "f", 0, 0, 0, 0),
     "sform sheared": field(SROW, "f", 1, 0.5, 0, 0),
-    "slope infinite": field(SLOPE, "f", INF),
     "intercept infinite": field(SLOPE, "f", 1, INF),
 }
-"""`check` finds something, and no other command takes them."""
+"""`check` finds something, and no other command takes them; but for those below."""
+AS_LABELS = ("constant",)
+"""May be a label map of one structure."""
+MOVED = {"NaN": (0, 1, 2), "infinite": (0, 1, 2), "constant": (0, 1, 2), "sform huge": (1, 2)}
+"""What `apply` may do, which moves whatever numbers there are, and doubts an image of which nothing is left."""
 ODD_IMAGES: Mapping[str, Builder] = {
     "big-endian": swapped,
     "slice first": flat(0),
@@ -144,6 +146,8 @@ ODD_IMAGES: Mapping[str, Builder] = {
     "bool-like": voxels(DISC.astype(np.uint8)),
     "signed": voxels(-IMAGE.astype(np.int16)),
     "16 MB too many": surplus,
+    "header size": field(SIZE, "i", 7),
+    "slope infinite": field(SLOPE, "f", INF),
     "slope of zero": field(SLOPE, "f", 0),
     "trailing axes": voxels(IMAGE[..., None, None]),
     "micrometres": in_unit(3, 1000.0),

@@ -100,15 +100,16 @@ def headers() -> Iterator[Call]:
         yield Call("headers", f"{key}, register", (*REGISTER, *NEW, "a=bad/bad.nii.gz", GROUP[1]), (2,), change)
         streamed = (*STREAMED, *NEW, GROUP[0], "b=bad/bad.nii.gz")
         yield Call("headers", f"{key}, streamed", streamed, (2,), change, UNFINISHED)
-        yield Call("headers", f"{key}, label", (*REGISTER, *NEW, "--label", "a=bad/bad.nii.gz", *GROUP), (2,), change)
-        yield Call("headers", f"{key}, apply", (*APPLY, "bad/bad.nii.gz", *APPLIED), (2,), change)
+        label = (*REGISTER, *NEW, "--label", "a=bad/bad.nii.gz", *GROUP)
+        yield Call("headers", f"{key}, label", label, (0, 2) if key in files.AS_LABELS else (2,), change)
+        moved_to = (*APPLY, "bad/bad.nii.gz", *APPLIED)
+        yield Call("headers", f"{key}, apply", moved_to, files.MOVED.get(key, (2,)), change)
     for key, build in list(files.BAD_IMAGES.items())[::5]:
         change = both(_without(IMAGE), built(IMAGE, build))
         yield Call("headers", f"{key}, train", ("train", "manifest", *TRAINING, "trainer.epochs=1"), (2,), change)
         yield Call("headers", f"{key}, atlas", ("atlas", "group.csv", *MODEL, *NEW), (2,), change)
         yield Call("headers", f"{key}, estimate", ("estimate", "model.ckpt", "--manifest", "group.csv"), (2,), change)
         yield Call("headers", f"{key}, scalability", (*SCALABILITY, *MODEL, "--images", "4"), (2,), change)
-        yield Call("headers", f"{key}, report", ("report", "out"), (2,), change)
 
 
 def units() -> Iterator[Call]:

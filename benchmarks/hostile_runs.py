@@ -56,7 +56,8 @@ def models() -> Iterator[Call]:
         yield Call("models", f"{key}, streamed", (*STREAMED, *NEW, *GROUP), (2,), change)
         if key == "not finite":  # training would take it to what moves images: see `BAD_SETTINGS`
             continue
-        yield Call("models", f"{key}, start", (*SHORT, "trainer.start=model.ckpt"), (2,), change)
+        more = key == "tensor too many"  # a network may start from one with further velocities
+        yield Call("models", f"{key}, start", (*SHORT, "trainer.start=model.ckpt"), (0, 2) if more else (2,), change)
         last = built(f"{RUN}/last.ckpt", build)
         yield Call("models", f"{key}, resume", ("resume", f"{RUN}/last.ckpt", "trainer.epochs=3"), (2,), last)
         yield Call("models", f"{key}, continue", (*TRAIN, "trainer.epochs=3", "name=run", "--continue"), (2,), last)
@@ -174,7 +175,7 @@ def settings() -> Iterator[Call]:
     """Each over all others, whose own values are good."""
     for setting in (*BAD_SETTINGS, *(() if torch.cuda.is_available() else NO_GPU)):
         yield Call("settings", f"{setting}, train", (*SHORT, setting))
-    for setting in BAD_SETTINGS[::4]:
+    for setting in [word for word in BAD_SETTINGS[::4] if "start" not in word]:  # which training alone looks at
         yield Call("settings", f"{setting}, table", ("table", "manifest", *TRAINING, "--methods", "ape", setting))
         yield Call("settings", f"{setting}, evaluate", ("evaluate", "model.ckpt", setting))
         yield Call("settings", f"{setting}, resume", ("resume", f"{RUN}/last.ckpt", "trainer.epochs=3", setting))
@@ -296,7 +297,7 @@ def locks() -> Iterator[Call]:
     crowd = _population(MANY)
     streamed = (*STREAMED[:-1], "1MB", *NEW, "--manifest", "crowd.csv")
     atlas = ("atlas", "crowd.csv", *MODEL, *NEW)
-    growing = (*SCALABILITY, *MODEL, "--images", "2000", "--name", "new")
+    growing = (*SCALABILITY, *MODEL, "--images", "200", "--name", "new")
     yield Call("locks", "continue twice", LONG, beside=LONG)
     yield Call("locks", "resume what is trained", ("resume", "runs/new/checkpoints/last.ckpt"), beside=LONG)
     yield Call("locks", "table twice", TABLE, beside=TABLE)
@@ -316,7 +317,7 @@ def signals() -> Iterator[Call]:
     slow = ("register", *MODEL, *NEW, "--affine", "never", "--refine", "2000", *GROUP)
     quick = (*REGISTER, *NEW, *GROUP)
     streamed = (*STREAMED[:-1], "1MB", *NEW, "--manifest", "crowd.csv")
-    growing = (*SCALABILITY, *MODEL, "--images", "2000", "--name", "new")
+    growing = (*SCALABILITY, *MODEL, "--images", "200", "--name", "new")
     jobs: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], Change | None]] = {
         "train": ((*TRAIN, "trainer.epochs=400", "name=new"), ("runs/new",), LONG, None),
         "continue": (LONG, ("runs/new",), LONG, None),
