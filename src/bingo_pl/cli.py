@@ -38,7 +38,7 @@ from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.model import Model
 from data_modules.checking import check as checking
-from data_modules.group_manifest import read_group
+from data_modules.manifest_file import read_group
 from data_modules.preprocess import Member
 
 app = typer.Typer(
