@@ -347,6 +347,11 @@ class GroupDataModule(pl.LightningDataModule, ABC):
                 raise BingoError(f"data.{name}={value} is invalid, wanted {wanted}")
 
 
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Files in order, without hidden ones: macOS leaves ``._x.nii.gz`` beside ``x.nii.gz``."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
 def some(names: Sequence[str], limit: int = 10) -> str:
     """Names for a message, the first ``limit`` and a count."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-import torch
 from rich.progress import track
 
+from bingo_pl import sealed
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from data_modules.preprocess import Case, Preprocessing
@@ -141,17 +141,19 @@ def save_group(batch: GroupBatch, path: Path) -> None:
         "spacing": batch.spacing,
         "name": batch.names[0],
     }
-    _write_atomically(path, lambda file: torch.save(content, file))
+    _write_atomically(path, lambda file: sealed.write(content, file))
 
 
 def load_group(group: CachedGroup) -> GroupBatch:
     """Read what `save_group` wrote.
 
     Raises:
-        BingoError: the file is gone or damaged.
+        BingoError: the file is gone or damaged, or holds images that are not finite.
     """
     try:
-        content = torch.load(group.path, weights_only=True)
+        content = sealed.load(group.path)
+        if sealed.nonfinite({"images": content["images"], "spacing": content["spacing"]}):
+            raise ValueError("its images are not finite")
         return GroupBatch(
             images=content["images"],
             modalities=content["modalities"],
@@ -160,7 +162,7 @@ def load_group(group: CachedGroup) -> GroupBatch:
             spacing=content["spacing"],
             names=(content["name"],),
         )
-    except (OSError, EOFError, RuntimeError, KeyError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BingoError(
             f"{group.path}: the preprocessed group cannot be read ({error}). Delete {group.path.parent} and run again"
         ) from error
@@ -169,7 +171,7 @@ def load_group(group: CachedGroup) -> GroupBatch:
 def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             write(file)
         os.replace(temporary, path)
     except BaseException:

@@ -11,8 +11,9 @@ import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "seeding", "spatial"),
-    ("atomic", "batch"),
+    ("errors", "memory", "seeding", "sealed"),
+    ("spatial",),
+    ("atomic", "batch", "names"),
     ("misalign", "methods"),
     ("alignment",),
     ("data_modules",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from bingo_pl.comparison import run as comparison
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
 from bingo_pl.files.scans import check_names, names_of
+from bingo_pl.names import check_file_name
 from bingo_pl.registration import apply as application
 from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import workflow
@@ -36,7 +38,7 @@ from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.model import Model
 from data_modules.checking import check as checking
-from data_modules.group_manifest import read_group
+from data_modules.manifest_file import read_group
 from data_modules.preprocess import Member
 
 app = typer.Typer(
@@ -45,7 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(emoji=False)  # ":x:" in a path is no picture
 
 Overrides = Annotated[
     list[str] | None,
@@ -110,7 +112,7 @@ def table(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     runs = Path(settings.load(experiment_name, overrides or ()).runs)
     folder = name or Path(experiment_name).stem
-    experiment.check_name(folder, "table")
+    check_file_name(folder, "table")
     comparison.compare(
         settings.load_table(experiment_name),
         overrides or (),
@@ -159,7 +161,7 @@ def run_scalability(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     config = settings.load(experiment_name, overrides or ())
     name = name or Path(experiment_name).stem
-    experiment.check_name(name, "folder")
+    check_file_name(name, "folder")
     folder = Path(config.runs) / "scalability" / name
     scalability.run(config, checkpoint, images, parse_bytes(memory), folder, console)
 
@@ -199,7 +201,7 @@ def run_estimate(
 
 
 def _sizes(text: str) -> list[int]:
-    if not re.fullmatch(r"(\d+(x\d+)*)?", text):
+    if not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
         raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
     return [int(size) for size in text.split("x") if size]
 
@@ -345,9 +347,13 @@ def apply(
     labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
     space: Annotated[str | None, typer.Option(help="Of landmarks whose file does not say it: RAS or LPS")] = None,
 ) -> None:
-    """Move an image, a label map or landmarks from one member of a registered group to another."""
-    written = application.apply(registration, source, target, path, output, labels, space, console)
-    console.print(f"written: {written}")
+    """Move an image, a label map or landmarks from one member of a registered group to another.
+
+    The exit status is 1 where nothing of FILE lies there.
+    """
+    applied = application.apply(registration, source, target, path, output, labels, space, console)
+    console.print(f"written: {escape(str(applied.path))}", soft_wrap=True)
+    raise typer.Exit(0 if applied.arrived else 1)
 
 
 @app.command()
@@ -355,7 +361,7 @@ def report(
     registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
 ) -> None:
     """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
-    console.print(f"written: {write_report(registration)}")
+    console.print(f"written: {escape(str(write_report(registration)))}", soft_wrap=True)
 
 
 def main() -> None:
@@ -365,8 +371,13 @@ def main() -> None:
 
 def run(command: Callable[[], object]) -> None:
     """Run a command; bad input ends with its message and exit status 2, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, and terminals may not know it
     try:
         command()
     except BingoError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        Console(stderr=True, emoji=False).print(
+            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False
+        )
         sys.exit(2)

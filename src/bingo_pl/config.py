@@ -336,7 +336,7 @@ def _layers(experiment: str) -> list[Tree]:
 
 
 def _read(experiment: str) -> Tree:
-    if experiment.endswith((".yaml", ".yml")):
+    if experiment.lower().endswith((".yaml", ".yml")):
         source: Any = Path(experiment)
         if not source.is_file():
             raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")

@@ -10,6 +10,10 @@ class BingoError(Exception):
     """Bad input: the message says what, got, wanted and what to do. The command line prints it without a traceback."""
 
 
+class DivergenceError(BingoError):
+    """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BingoError:
     """The error for a name that is not in a list, with the nearest known name.
 

@@ -15,7 +15,8 @@ from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl import sealed
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.comparison.figure import draw_comparison
 from bingo_pl.comparison.rows import Row, choose_rows, identity, read_identity, ready, refuse_others, write_identity
@@ -61,6 +62,7 @@ def compare(
         BingoError: bad settings or data, results of other settings in the folder, or, once all else is done, methods
             that could not be run.
     """
+    check_place(folder / SCORES)
     config = settings.load(table.experiment, overrides)
     if config.trainer.devices > 1:
         raise BingoError(
@@ -86,7 +88,7 @@ def compare(
     _score_unregistered(data, config, folder / UNREGISTERED)
     failures = {}
     for row in wanted:
-        console.print(f"[bold]{row.name}[/]")
+        console.print(f"[bold]{escape(row.name)}[/]")
         try:
             registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
             write_identity(folder / row.name, own[row.name], info)
@@ -157,8 +159,8 @@ def _score_unregistered(data: GroupDataModule, config: Config, folder: Path) -> 
 
 def _keep(result: Registration, path: Path) -> None:
     """What the figures need of a result."""
-    with replacing(path) as temporary:
-        torch.save({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, temporary)
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        sealed.write({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, file)
 
 
 def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: Path) -> None:
@@ -171,15 +173,23 @@ def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: P
 
 
 def _kept(path: Path) -> Registration:
-    tensors: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return Registration(tensors["displacement"], tensors["inverse"])
+    try:
+        tensors: dict[str, Tensor] = sealed.load(path)
+        if bad := sealed.nonfinite(tensors):
+            raise ValueError(f"not finite: {bad}")
+        return Registration(tensors["displacement"], tensors["inverse"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BingoError(
+            f"{path}: a registration that the figures show cannot be read ({error}). Remove {path.parent.parent} and "
+            "run the table again"
+        ) from error
 
 
 def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, console: Console) -> None:
     groups = pd.concat([pd.read_csv(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
     _write(groups, folder / SCORES)
     console.print(write_tables(groups, infos, hardware, folder))
-    console.print(f"written: {folder}/table.csv, .md, .tex, .html, {SCORES} and figures/")
+    console.print(f"written: {escape(str(folder))}/table.csv, .md, .tex, .html, {SCORES} and figures/")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

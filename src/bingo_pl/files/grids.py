@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError
+from bingo_pl.memory import shortage
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS mm to LPS mm, and back."""
@@ -51,6 +54,25 @@ class Grid:
         affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
         affine[:3, 3] = image.GetOrigin()
         return cls(image.GetSize(), LPS @ affine)
+
+    def __str__(self) -> str:
+        """Sizes for a person."""
+        return f"{' x '.join(map(str, self.shape))} voxels of {' x '.join(f'{size:.3g}' for size in self.spacing)} mm"
+
+    def fitting(self, voxel_bytes: float, what: str, remedy: str) -> Self:
+        """The grid, where there is memory for it; asked before any is taken.
+
+        Args:
+            voxel_bytes: of all that is held on it.
+            what: that is held, for the message.
+            remedy: what a person can do.
+
+        Raises:
+            BingoError: there is not so much memory.
+        """
+        if short := shortage(math.prod(self.shape) * voxel_bytes):
+            raise BingoError(f"{what} would have {self}: at least {short}. {remedy}")
+        return self
 
     @property
     def spacing(self) -> NDArray[np.float64]:

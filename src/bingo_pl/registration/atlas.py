@@ -36,7 +36,6 @@ from bingo_pl.registration.telling import track
 from bingo_pl.spatial import compose, invert
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
-from bingo_pl.training.experiment import check_name
 from bingo_pl.training.model import Model
 from data_modules.preprocess import Member
 
@@ -74,8 +73,7 @@ def build(
     check_unused(output)
     if affine not in MODES:
         raise unknown_name("affine stage", affine, MODES)
-    for modality in {member.modality for member in members}:
-        check_name(modality, "modality")
+    names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
     work = output.absolute().with_name(f"{output.name}.work")
     model = Model.load(checkpoint, dims_of(members[0]))
     for member in members:

@@ -54,7 +54,8 @@ class Registered:
     reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
     uncertainty_mm: NDArray[np.float32] | None = None
-    """Root of the summed variance of the displacement; None for methods without a velocity posterior."""
+    """Root of the summed variance of the displacement, NaN where it is unknown; None for methods without a velocity
+    posterior, or one that nothing taught, see `displacement_uncertainty`."""
     disagreement: float | None = None
     """Larger fits the group less; None for methods without experts."""
     belongs: bool | None = None
@@ -100,8 +101,8 @@ class Registered:
 
     @property
     def folding_percent(self) -> float:
-        """Voxels whose determinant is not positive."""
-        return float(100 * (self.determinant <= 0).mean())
+        """Voxels whose determinant is not positive; NaN is not."""
+        return float(100 * (~(self.determinant > 0)).mean())
 
     def unit(self, grid: Grid) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""

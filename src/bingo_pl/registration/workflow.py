@@ -28,6 +28,7 @@ from bingo_pl.files.scans import (
     names_of,
     read_scan,
 )
+from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
 from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_name, warn_of_one
 from bingo_pl.seeding import generator
@@ -97,6 +98,7 @@ def register(
         tell_overlap(scans[0], scan, stage, console)
     affines = [stage.affine for stage in stages]
     grid = group_grid(scans, affines, model.config.data.spacing_mm, model.dims, model.stride)
+    check_memory(model, grid, len(scans))
     tell_grid(grid, scans[0].title, console)
     group = _register(scans, digests, stages, grid, model, file, console)
     for member in group.members.values():

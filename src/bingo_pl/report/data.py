@@ -6,6 +6,7 @@ pictures lie as radiologists expect them. 2D groups are volumes of one voxel alo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Row:
     """From 1, the worst."""
     entry: Entry
     uncertainty_mm: float | None
-    """Median over the group's foreground."""
+    """Median over the group's foreground; NaN where it is unknown in most of it, None where it was not written."""
     overlap: tuple[float, float] | None
     """Mean Dice with each other label map, before and after."""
     pictured: Pictured | None
@@ -124,10 +125,16 @@ def read_story(folder: Path) -> Story:
         uncertainty, picture = reader.uncertainty(entry), None
         if entry in pictured:
             picture = reader.picture(entry, cuts[entry.name], totals, labels, uncertainty, len(entries))
-        median = None if uncertainty is None else float(uncertainty.nanmedian())
+        median = None if uncertainty is None else _median(uncertainty[reader.foreground])
         rows.append(Row(rank, entry, median, _overlap(entry.name, labels), picture))
     means = [(before / len(entries), after / len(entries)) for before, after in totals]
     return Story(record, reader.grid, reader.planes, means, rows, len(labels))
+
+
+def _median(uncertainty: Tensor) -> float:
+    """NaN, unknown, counts as more than any number: it is what exceeds all that the model was taught."""
+    median = float(uncertainty.nan_to_num(nan=math.inf).median())
+    return median if math.isfinite(median) else math.nan
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,18 +13,20 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from bingo_pl.atomic import remove_leftovers, replacing
+from bingo_pl.atomic import check_place, remove_leftovers, replacing
 from bingo_pl.config import Config
+from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
+from bingo_pl.memory import show_bytes
 from bingo_pl.methods.bingo import Bingo
-from bingo_pl.streaming.budget import show_bytes
 from bingo_pl.streaming.estimate import timed_stream
 from bingo_pl.streaming.merged import MergedGroups, draw_units
 from bingo_pl.streaming.stream import GroupSource, StreamedRegistration
@@ -78,6 +80,7 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
         BingoError: the method is not BInGo, it does not know a modality, test groups of different sizes, or a folder
             with results of another model or other settings.
     """
+    check_place(folder / CSV)
     model = Model.load(checkpoint, len(config.data.roi), [f"trainer.accelerator={config.trainer.accelerator}"])
     bingo, modalities = model.bingo, [model.index(name) for name in config.data.modalities]
     data = experiment.build_data(config, console)
@@ -105,7 +108,7 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     table = pd.DataFrame([asdict(score) for score in scores])
     draw(table, folder / PLOT)
     console.print(summary(table))
-    console.print(f"written: {folder / CSV} and {folder / PLOT}")
+    console.print(f"written: {escape(str(folder / CSV))} and {escape(str(folder / PLOT))}", soft_wrap=True)
     return folder
 
 
@@ -193,7 +196,20 @@ def watched_stream(
 
 
 def _read_csv(path: Path) -> list[SizeScores]:
-    return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")] if path.exists() else []
+    """The groups that are done.
+
+    Raises:
+        BingoError: it is not what `_write_csv` wrote.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")]
+    except (OSError, ValueError, TypeError) as error:  # pandas' parser errors are ValueErrors
+        raise BingoError(
+            f"{path}: is not the table that was written there, so it cannot be resumed ({error}). Put it back, or "
+            f"delete the folder {path.parent} to begin again"
+        ) from error
 
 
 def _write_csv(scores: list[SizeScores], path: Path) -> None:

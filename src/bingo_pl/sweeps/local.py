@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.sweeps.trials import OF_TRIALS, Settings, Sweep, as_arguments, environment, shares_of_gpus
 from bingo_pl.training.continuation import DONE
@@ -64,6 +64,7 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
         BingoError: a sweep that needs W&B, results of another sweep in the folder, or, once all else is done, trials
             that failed.
     """
+    check_place(folder / RESULTS)
     if "early_terminate" in sweep.tree:
         raise BingoError("early_terminate needs W&B's server. Take it out of the sweep file, or leave --local out")
     trials = [
@@ -73,10 +74,10 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
     ]
     _refuse_others(sweep, seed, folder)
     waiting = [trial for trial in trials if not trial.done]
-    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {folder}")
+    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {escape(str(folder))}")
     failed = _run_all(sweep, trials, waiting, folder, agents, console)
     console.print(_as_table(sweep, write_results(sweep, trials, folder)))
-    console.print(f"written: {folder / RESULTS}")
+    console.print(f"written: {escape(str(folder / RESULTS))}")
     if failed:
         raise BingoError(
             f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}. {folder / 'logs'} says why; "
@@ -95,7 +96,9 @@ def _run_all(
 
     def run(trial: Trial) -> int:
         gpus = free.get()
-        console.print(f"{trial.name}: {' '.join(as_arguments(trial.settings))}", soft_wrap=True, highlight=False)
+        console.print(
+            escape(f"{trial.name}: {' '.join(as_arguments(trial.settings))}"), soft_wrap=True, highlight=False
+        )
         try:
             return _run(sweep, trial, gpus)
         finally:
@@ -109,7 +112,7 @@ def _run_all(
                 trial, status = futures[future], future.result()
                 if status or not trial.done:
                     failed.append(trial.name)
-                    console.print(f"[yellow]{trial.name} ended with status {status}:[/]")
+                    console.print(f"[yellow]{escape(trial.name)} ended with status {status}:[/]")
                     console.print(_end(trial.log), markup=False, highlight=False, soft_wrap=True)
                 write_results(sweep, trials, folder)
         except BaseException:
@@ -199,7 +202,7 @@ def _as_table(sweep: Sweep, results: pd.DataFrame) -> Table:
     """A row a trial, its settings below one another: side by side they do not fit a terminal."""
     numbers = [name for name in results.columns if name == sweep.metric or name in SHOWN]
     settings = [name for name in results.columns if name not in ("trial", "state", *numbers)]
-    table = Table("trial", title=f"{sweep.name}: {sweep.metric}, best first", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table("trial", title=escape(f"{sweep.name}: {sweep.metric}, best first"), box=SIMPLE, padding=(0, 1, 0, 0))
     for name in numbers:
         table.add_column(name.replace("/", "/\n").replace("_", "_\n"), justify="right", no_wrap=True)
     table.add_column("settings", overflow="fold")

@@ -16,9 +16,11 @@ import torch
 import wandb
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from bingo_pl import seeding
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.names import check_file_name
 from bingo_pl.sweeps.space import Parameter, Value, parse
 
 ARGUMENTS = "${args_no_hyphens}"
@@ -118,7 +120,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         BingoError: no such file, or it is not a sweep that `bingo train` can serve.
     """
-    path: Any = Path(file) if file.endswith((".yaml", ".yml")) else _folder() / f"{file}.yaml"
+    path: Any = Path(file) if file.lower().endswith((".yaml", ".yml")) else _folder() / f"{file}.yaml"
     if not path.is_file():
         raise unknown_name("sweep", file, sweeps())
     try:
@@ -142,7 +144,9 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     _check_settings([parameter.name for parameter in parameters], overrides)
     place = tree["command"].index(ARGUMENTS)
     command = [*tree["command"][:place], *overrides, *tree["command"][place:]]
-    return Sweep(tree.get("name", Path(file).stem), {**tree, "command": command}, parameters)
+    name = str(tree.get("name", Path(file).stem))
+    check_file_name(name, "sweep")
+    return Sweep(name, {**tree, "command": command}, parameters)
 
 
 def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console) -> None:
@@ -161,7 +165,8 @@ def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console)
         raise BingoError("not logged in to W&B. Run `wandb login`, or add --local for a sweep without it")
     project = sweep.tree.get("project", PROJECT)
     identifier = wandb.sweep(sweep.tree, entity=sweep.tree.get("entity"), project=project)
-    console.print(f"more agents, on any machine: wandb agent --project {project} {identifier}", soft_wrap=True)
+    agent = escape(f"wandb agent --project {project} {identifier}")
+    console.print("more agents, on any machine: " + agent, soft_wrap=True)
     command = [sys.executable, "-m", "wandb", "agent", "--project", project]
     command += [*(["--count", str(count)] if count is not None else []), identifier]
     processes = [subprocess.Popen(command, env=environment(gpus)) for gpus in shares_of_gpus(agents)]

@@ -19,6 +19,7 @@ from bingo_pl.figures.group import draw_group
 from bingo_pl.training.history import History
 from bingo_pl.training.provenance import PROVENANCE
 from bingo_pl.training.task import RegistrationTask
+from bingo_pl.training.weights import check_before_saving
 from data_modules.sampling import ResumableLoader
 
 POSITION = "bingo_pl_position"
@@ -71,6 +72,8 @@ class TrainingProgress(Callback):
 class Provenance(Callback):
     """Writes what a resume must find unchanged into every checkpoint, as plain values, and the metrics to disk.
 
+    A checkpoint of weights that are not finite is not written, so that the one before it stays.
+
     Args:
         config: the run's settings.
         data: fingerprint of the data.
@@ -83,6 +86,7 @@ class Provenance(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        check_before_saving(checkpoint)
         checkpoint[PROVENANCE] = {**self.provenance, "processes": trainer.world_size}
         for logger in trainer.loggers:
             if isinstance(logger, History):

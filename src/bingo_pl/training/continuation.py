@@ -10,10 +10,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 
 from bingo_pl import config as settings
+from bingo_pl.atomic import check_place
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
+from bingo_pl.names import check_file_name
 from bingo_pl.training import experiment
 from bingo_pl.training.processes import agreed
 from bingo_pl.training.resumption import changes
@@ -36,7 +39,8 @@ def train_or_continue(config: Config, console: Console) -> Path:
         BingoError: the folder is of a run with other settings or data, or not a run; or as `experiment.train`.
     """
     run = Path(config.runs) / config.name
-    experiment.check_name(config.name)
+    check_file_name(config.name, "run")
+    check_place(run)
     with _alone(run, console) if rank_zero_only.rank == 0 else nullcontext():  # type: ignore[attr-defined]
         state = agreed(CHECKPOINT, lambda: _state(run, config, console))
         if state == DONE:
@@ -50,10 +54,10 @@ def _state(run: Path, config: Config, console: Console) -> str:
     """The checkpoint to go on from, `DONE`, or nothing, and then the folder is removed."""
     last = _begun(run, config)
     if (run / DONE).exists():
-        console.print(f"already done: {run}")
+        console.print(f"already done: {escape(str(run))}", soft_wrap=True)
         return DONE
     if last:
-        console.print(f"going on with {run}")
+        console.print(f"going on with {escape(str(run))}", soft_wrap=True)
         for leftover in run.rglob(".*.tmp"):  # of a file whose writing was killed
             leftover.unlink()
     else:
@@ -86,7 +90,7 @@ def _alone(run: Path, console: Console) -> Iterator[None]:
         run.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        console.print(f"another process is at {run}; waiting until it ends")
+        console.print(f"another process is at {escape(str(run))}; waiting until it ends", soft_wrap=True)
         lock.acquire()
     except OSError as error:
         raise BingoError(

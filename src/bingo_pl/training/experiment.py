@@ -15,20 +15,23 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
+from bingo_pl.names import check_file_name
 from bingo_pl.training import methods
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
+from bingo_pl.training.divergence import explained
 from bingo_pl.training.history import History
 from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
 from bingo_pl.training.processes import agreed, check_processes, leave
-from bingo_pl.training.provenance import read_config, read_provenance, read_weights
+from bingo_pl.training.provenance import PROVENANCE, read_config, read_weights, read_whole
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.start import start_from
 from bingo_pl.training.task import Optimisation, RegistrationTask
+from bingo_pl.training.weights import check_resumable, fill
 from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantoms.cohorts import ensure_cohort
@@ -62,6 +65,8 @@ def train(config: Config, console: Console) -> Path:
     if config.data.root:  # a resume may come from another folder
         root = str(Path(config.data.root).expanduser().resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    check_file_name(config.name, "run")
+    check_place(Path(config.runs) / config.name)
     task = build_task(config)
     if config.trainer.start:
         start_from(task.registrar, config.trainer.start)
@@ -82,7 +87,10 @@ def train(config: Config, console: Console) -> Path:
     data.setup("fit" if learns else "test")
     run = new_folder(Path(config.runs), config.name)
     if not learns:
-        console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
+        console.print(
+            f"method {escape(config.method)} has nothing to train; testing it. Results: {escape(str(run))}",
+            soft_wrap=True,
+        )
         _write_config(config, run)
         _test(config, data, task, run, console, wandb_loggers(config, run))
         return run
@@ -102,10 +110,12 @@ def resume(
         BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
             data or the number of processes have changed and that was not allowed.
     """
-    provenance = read_provenance(checkpoint)
+    content = read_whole(checkpoint)
+    provenance = content[PROVENANCE]
     old = settings.from_tree(provenance["config"])
     config = settings.override(old, overrides)
     _refuse_changes(old, config, (*FIXED_BY_NETWORK, *FIXED_BY_RUN))
+    check_resumable(build_task(config), content, checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
         raise BingoError(
             f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
@@ -138,6 +148,8 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     old = read_config(checkpoint)
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
+    check_file_name(old.name, "run")
+    check_place(Path(config.runs) / old.name)
     check_processes(devices=1)
     data = build_data(config, console)
     task = trained_task(config, checkpoint)
@@ -225,7 +237,7 @@ def new_folder(parent: Path, name: str) -> Path:
     Raises:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
-    check_name(name)
+    check_file_name(name, "run")
     return Path(agreed(RUN_FOLDER, lambda: str(_new_folder(parent, name))))
 
 
@@ -244,12 +256,6 @@ def _new_folder(parent: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def check_name(name: str, what: str = "run") -> None:
-    """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
-
-
 def _fit(
     config: Config,
     data: GroupDataModule,
@@ -262,7 +268,7 @@ def _fit(
     _write_config(config, run)
     history = History(run / "metrics.csv")
     if checkpoint:
-        history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        history.resume(read_whole(checkpoint)["global_step"])
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
@@ -278,9 +284,11 @@ def _fit(
     trainer = make_trainer(config, loggers, callbacks, run)
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-        console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
-        console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
-    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
+        console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
+        console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
+    with explained(trainer, config.trainer, run):
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     leave()
     if not trainer.is_global_zero:
         return run  # the first process tests alone
@@ -297,11 +305,11 @@ def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Co
         The settings that it was trained with.
 
     Raises:
-        BingoError: not a checkpoint of this project, or of another network than that of ``config``.
+        BingoError: not a checkpoint of this project, or damaged, or of another network than that of ``config``.
     """
     trained_with, weights = read_weights(checkpoint)
     _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
-    task.load_state_dict(weights)
+    fill(task, weights, checkpoint)
     return trained_with
 
 
@@ -319,7 +327,8 @@ def _test(
     make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
     write_test_csv(task.test_scores, folder / "test.csv")
     console.print(summary(task.test_scores))
-    console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
+    shown = escape(str(folder))
+    console.print(f"written: {shown}/test.csv and {len(figures.paths)} figures in {shown}/figures", soft_wrap=True)
     means = {
         f"test/{name}": torch.tensor([getattr(scores, name) for scores in task.test_scores]).nanmean().item()
         for name in ("dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent", "seconds")

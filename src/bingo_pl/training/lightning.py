@@ -18,9 +18,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from bingo_pl import config as settings
+from bingo_pl import sealed
 from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.training.provenance import read_whole
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Half-precision parameters would move voxels."""
@@ -28,15 +30,18 @@ WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints beside their place and renames them.
+    """Writes checkpoints beside their place, with a digest, and renames them; checks the digest of those it loads.
 
     Lightning's own writes them to the system's temporary folder and moves them. Where that is another file system the
     move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would go on from.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with replacing(Path(path)) as temporary, temporary.open("w+b") as file:
+            sealed.write(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        return read_whole(Path(path))
 
 
 class MovableCheckpoint(ModelCheckpoint):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
-from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.bingo import Bingo, Taught
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
@@ -22,10 +23,23 @@ def _bingo(config: Config) -> Registrar:
         dims=len(config.data.roi),
         modalities=len(config.data.modalities),
         similarity=Similarity(name, config.similarity.bins) if name else None,
+        taught=_taught(config),
         **settings,
     )
     registrar.check_shape(config.data.roi)
     return registrar
+
+
+def _taught(config: Config) -> Taught:
+    """By the truth of a misalignment; or with noise, by the likelihood of the images, which knows no such limit."""
+    data, reach = config.data, 0.0
+    if config.weights.truth:
+        # Of the linear part, normal draws of a shift and of D entries of a matrix, two standard deviations.
+        linear = 2 * data.linear_strength * math.sqrt(1 + len(data.roi))
+        reach = data.ffd_strength * max(data.ffd_spacings) + linear
+    elif config.model.velocity_noise:
+        reach = math.inf
+    return Taught(tuple(data.roi), reach)
 
 
 def _iterative(config: Config, name: str) -> Registrar:

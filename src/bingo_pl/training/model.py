@@ -45,7 +45,7 @@ class Model:
         path = ready_model.location(dims) if path is None else path
         if path == ready_model.location(dims):
             registrar, config = ready_model.load(dims)
-        elif path.suffix == ".safetensors":
+        elif path.suffix.lower() == ".safetensors":
             registrar, config = ready_model.read(path)
         else:
             config = read_config(path)
