@@ -34,7 +34,7 @@ UPSAMPLED = 0.5
 """Finest voxel, as a share of the finest image's: the experts' own voxels are twice as large."""
 INVENTED = {"rigid": 0.4, "affine": 0.5, "deformable": 0.7}
 """By how much a stage may move images against each other, RMS in voxels of the images, without being believed."""
-UNLIKE, DOUBTFUL = 0.35, 0.5
+UNLIKE, DOUBTFUL = 0.25, 0.35
 """Agreement of an image's experts with the others', below which it is another object, or looked at closely."""
 EVIDENCE_POINTS = 20_000
 EDGES_WEIGHT = 2.0
@@ -166,15 +166,24 @@ class _Cascade:
         self.tell("estimating the error")
         cloud = Cloud.of(self.small, maps)
         agreement = self._agreement(self._experts(maps, cloud), maps, cloud)
-        if min(agreement) < UNLIKE and len(self.pictures) > 1:
-            maps, kept = self._given_up(maps, given, agreement, kept)
+        trusted = [start is None or start.trusted for start in starts]
+        if (min(agreement) < UNLIKE or not all(trusted)) and len(self.pictures) > 1:
+            alike = [known and value >= UNLIKE for known, value in zip(trusted, agreement, strict=True)]
+            maps, kept = self._given_up(maps, given, torch.tensor(alike), kept)
         finest = min(self.sights)
         error = predicted_error(self.sights[finest], maps, cloud, finest, self.plan.image_mm, self.generator)
         return Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
 
-    def _given_up(self, maps: Maps, given: Maps, agreement: Sequence[float], kept: str) -> tuple[Maps, str]:
-        """Images that do not show what the others show stay where they came from."""
-        alike = torch.tensor(agreement) >= UNLIKE
+    @staticmethod
+    def _given_up(maps: Maps, given: Maps, alike: torch.Tensor, kept: str) -> tuple[Maps, str]:
+        """Images that do not show what the others show stay where they came from.
+
+        Args:
+            maps: the result.
+            given: the start.
+            alike: (N,) bool, the others.
+            kept: the last stage of the result.
+        """
         if int(alike.sum()) < 2:
             return given, "identity"
         matrix = torch.where(alike[:, None, None], maps.linear.matrix, given.linear.matrix)

@@ -35,6 +35,11 @@ class Start:
     kind: str
     """``headers``, ``centres`` (of both objects matched), ``tilted`` by some 20 degrees, or ``turned`` by 90 or 180."""
 
+    @property
+    def trusted(self) -> bool:
+        """Against the headers, only a start that agrees well is evidence that both images show the same."""
+        return self.kind == "headers" or self.agreement >= GOOD
+
 
 def coarse_start(
     similarity: Similarity, pictures: tuple[Picture, Picture], modalities: tuple[int, int], generator: torch.Generator

@@ -53,10 +53,16 @@ def judge(scans: Sequence[Scan], outcome: Outcome) -> Verdict:
     if len(scans) < 2:
         return Verdict()
     for scan, agreement, start, error in zip(scans, outcome.agreement, outcome.starts, outcome.error_mm, strict=True):
-        if agreement < UNLIKE:
+        if start is not None and not start.trusted:
+            failed.append(
+                f"{scan.name} ({scan.title}) lies elsewhere than {scans[0].name} by its header, and nowhere does it agree "
+                f"well with it ({start.agreement:.2f} at best): another person, another part of the body, or a wrong "
+                "header. It stays where it was"
+            )
+        elif agreement < UNLIKE:
             failed.append(
                 f"{scan.name} ({scan.title}) does not show what the others show (agreement {agreement:.2f}, wanted "
-                f"{UNLIKE}): another person, another part of the body, a wrong sequence, or far away"
+                f"{UNLIKE}): another part of the body, a wrong sequence, or far away. It stays where it was"
             )
         elif agreement < DOUBTFUL:
             doubts.append(

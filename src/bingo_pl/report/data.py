@@ -30,6 +30,8 @@ from data_modules.reading import read_image, read_voxels
 
 MAX_PICTURED = 8
 """Images of which pictures are drawn: of larger groups those whose figures are worst."""
+MAX_ACROSS = 240
+"""Voxels of the display grid along its longest axis: pictures are not larger."""
 MAX_LABELLED = 16
 """Label maps that are compared with each other, of those images that come first."""
 FOREGROUND_SHARE = 0.1
@@ -158,7 +160,7 @@ class _Reader:
         planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
         if not planes:
             raise BingoError(f"the group grid of {record.folder} is a line of voxels; there is no plane to show")
-        return cls(record, Grid.of(sitk.DICOMOrient(record.group.blank(), "LPS")), planes, inside)
+        return cls(record, _display_grid(record.group), planes, inside)
 
     def images(self, entry: Entry) -> list[Pair]:
         """The image in each plane, from 0 to 1 by the `PERCENTILES` of its original's foreground."""
@@ -268,7 +270,26 @@ def _displayed(record: Record, file: str) -> Tensor:
             f"{record.folder / file}: is not on the group grid of registration.json. Leave the files of a registration "
             "as they are, or register again"
         )
-    return _tensor(sitk.DICOMOrient(record.group.to_sitk(data.astype(np.float32)), "LPS"))
+    whole = record.group.to_sitk(data.astype(np.float32))
+    grid = _display_grid(record.group)
+    if np.prod(grid.shape) == data.size:
+        return _tensor(sitk.DICOMOrient(whole, "LPS"))
+    how = sitk.sitkNearestNeighbor if file.startswith("labels/") else sitk.sitkLinear
+    return _tensor(sitk.Resample(whole, grid.blank(), sitk.Transform(3, sitk.sitkIdentity), how, float(data.min())))
+
+
+def _display_grid(group: Grid) -> Grid:
+    """The group grid, its axes turned to left, posterior and superior; coarser where pictures cannot show it all."""
+    turned = Grid.of(sitk.DICOMOrient(group.blank(), "LPS"))
+    extent = np.multiply(turned.shape, turned.spacing)
+    finest = max(float(extent.max()) / MAX_ACROSS, float(turned.spacing.min()))
+    step = np.maximum(finest / turned.spacing, 1.0)
+    shape = np.maximum(np.floor(np.array(turned.shape) / step + 1e-6), 1).astype(int)
+    if (shape == turned.shape).all():
+        return turned
+    first = (np.array(turned.shape) - 1) / 2 - step * (shape - 1) / 2
+    x, y, z = shape.tolist()
+    return turned.part(first, step, (x, y, z))
 
 
 def _tensor(image: sitk.Image) -> Tensor:
