@@ -12,10 +12,10 @@ import data_modules
 # A package or module of the root knows only those before it.
 ORDER = (
     ("errors", "seeding", "spatial"),
-    ("atomic", "batch"),
-    ("misalign", "methods"),
+    ("atomic", "batch", "config", "crashes", "csv_files", "signals"),
+    ("locking", "misalign", "methods"),
     ("data_modules",),
-    ("files", "config"),
+    ("files",),
     ("evaluation", "figures"),
     ("training", "report"),
     ("comparison", "streaming", "sweeps"),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bingo_pl.errors import BingoError
+
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp.*")
+"""The names that `replacing` gives to files while they are written."""
 
 
 @contextmanager
@@ -66,7 +70,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes have left at any depth of a folder."""
     for path in folder.rglob(".*.tmp*"):
-        path.unlink()
+        if LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def check_unused(path: Path) -> None:

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from bingo_pl.atomic import remove_leftovers, replacing
 from bingo_pl.config import Config
+from bingo_pl.csv_files import read_table
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
+from bingo_pl.locking import held
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import show_bytes
 from bingo_pl.streaming.estimate import timed_stream
@@ -91,22 +93,23 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
     # Loads and tunes the device's kernels, and shows whether the memory suffices.
     _score(bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes)
-    claim(folder, _plan(checkpoint, memory_bytes, model, largest))
-    remove_leftovers(folder)  # only now is it known to be ours
-    scores = _read_csv(folder / CSV)
-    done = {(score.images, score.group) for score in scores}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for count in progress.track(counts, description="registering"):
-            for number in range(len(units) // count):
-                merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
-                if (len(merged), number) not in done:
-                    scores.append(_score(bingo, merged, config, number, memory_bytes))
-                    _write_csv(scores, folder / CSV)
-    table = pd.DataFrame([asdict(score) for score in scores])
-    draw(table, folder / PLOT)
-    console.print(summary(table))
-    console.print(f"written: {folder / CSV} and {folder / PLOT}")
-    return folder
+    with held(folder):
+        claim(folder, _plan(checkpoint, memory_bytes, model, largest))
+        remove_leftovers(folder)  # only now is it known to be ours
+        scores = _read_csv(folder / CSV)
+        done = {(score.images, score.group) for score in scores}
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            for count in progress.track(counts, description="registering"):
+                for number in range(len(units) // count):
+                    merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
+                    if (len(merged), number) not in done:
+                        scores.append(_score(bingo, merged, config, number, memory_bytes))
+                        _write_csv(scores, folder / CSV)
+        table = pd.DataFrame([asdict(score) for score in scores])
+        draw(table, folder / PLOT)
+        console.print(summary(table))
+        console.print(f"written: {folder / CSV} and {folder / PLOT}")
+        return folder
 
 
 def _plan(checkpoint: Path, memory_bytes: int, model: Model, largest: MergedGroups) -> Plan:
@@ -193,7 +196,11 @@ def watched_stream(
 
 
 def _read_csv(path: Path) -> list[SizeScores]:
-    return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")] if path.exists() else []
+    if not path.exists():
+        return []
+    columns = [field.name for field in fields(SizeScores)]
+    table = read_table(path, columns, "Restore it, or delete it to measure again")
+    return [SizeScores(**row) for row in table[columns].to_dict(orient="records")]
 
 
 def _write_csv(scores: list[SizeScores], path: Path) -> None:
