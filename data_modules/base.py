@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -365,7 +366,30 @@ def _in_memory(groups: list[CachedGroup]) -> CacheDataset:
         used += group.path.stat().st_size
         count += used <= MEMORY_BYTES
     # MONAI keeps what its own transforms return; a bare function it would call each time
-    return CacheDataset(groups, Lambda(load_group), cache_num=count, progress=False, copy_cache=False)
+    return _Groups(groups, Lambda(load_group), cache_num=count, progress=False, copy_cache=False)
+
+
+class _Groups(CacheDataset):
+    """MONAI's, whose transforms hide the error of a damaged file behind one of their own."""
+
+    def _load_cache_item(self, idx: int) -> Any:
+        with _plain_errors():
+            return super()._load_cache_item(idx)
+
+    def _transform(self, index: int) -> Any:
+        with _plain_errors():
+            return super()._transform(index)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, BingoError):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def _rank() -> tuple[int, int]:
