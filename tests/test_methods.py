@@ -57,6 +57,9 @@ def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
     ],
 )
 def test_bad_settings_are_explained(overrides: list[str], message: str) -> None:
-    with pytest.raises(BingoError, match=message):
+    def build() -> None:
         settings = load(*overrides)
         methods.refined(methods.build(settings), settings)
+
+    with pytest.raises(BingoError, match=message):
+        build()

@@ -505,12 +505,12 @@ def _lineage(experiment: str) -> list[tuple[str, Tree]]:
 
 def _read(experiment: str) -> Tree:
     if experiment.endswith((".yaml", ".yml")):
-        source: Any = Path(experiment)
-        if not source.is_file():
+        file = Path(experiment)
+        if not file.is_file():
             raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")
-    else:
-        source = _folder() / f"{experiment}.yaml"
-    if "/" in source.name or not source.is_file():
+        return read_yaml(file)
+    source = _folder() / f"{experiment}.yaml"
+    if ".." in Path(experiment).parts or not source.is_file():
         raise unknown_name("experiment", experiment, experiments())
     return read_yaml(source)
 

@@ -118,8 +118,9 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         BingoError: no such file, or it is not a sweep that `bingo train` can serve.
     """
-    path: Any = Path(file) if file.endswith((".yaml", ".yml")) else _folder() / f"{file}.yaml"
-    if not path.is_file():
+    of_user = file.endswith((".yaml", ".yml"))
+    path: Any = Path(file) if of_user else _folder() / f"{file}.yaml"
+    if not path.is_file() or not (of_user or file in sweeps()):
         raise unknown_name("sweep", file, sweeps())
     tree = read_yaml(path)
     for key in tree:
