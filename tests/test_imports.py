@@ -21,6 +21,7 @@ ORDER = (
     ("comparison", "streaming", "sweeps"),
     ("registration",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 (SOURCE,) = map(Path, bingo_pl.__path__)

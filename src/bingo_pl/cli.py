@@ -380,7 +380,7 @@ def run(command: Callable[[], object]) -> None:
         _tell("error:", str(error))
         sys.exit(2)
     except Stopped as stop:
-        _tell("", str(stop))
+        _tell("stopped by", str(stop).removeprefix("stopped by "))
         sys.exit(stop.code)
     except Exception as error:
         _tell("unexpected error:", f"{describe(error)}. The traceback is in {write_log(error)}; please report it")
@@ -388,4 +388,4 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _tell(kind: str, text: str) -> None:
-    Console(stderr=True).print(f"[bold red]{kind}[/] {escape(text)}".lstrip(), soft_wrap=True, highlight=False)
+    Console(stderr=True).print(f"[bold red]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)
