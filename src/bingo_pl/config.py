@@ -22,6 +22,8 @@ Rules = Mapping[str, tuple[object, str]]
 """Whether each setting holds, by its name, and what is wanted."""
 SIMILARITIES = ("ape", "cte", "x_coreg")
 TRANSFORMS = ("velocity", "linear_ffd")
+MOST_WORKERS = 256
+"""More processes than any machine has use for is a slip of the keyboard, which would bring it down."""
 MOST_SQUARINGS = 30
 """2**-30 of a velocity is nothing in single precision."""
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -127,7 +129,7 @@ class DataConfig:
                 "copies": (self.copies >= 1, "at least 1"),
                 "draws_per_test_group": (self.draws_per_test_group >= 1, "at least 1"),
                 "phantom_subjects": (self.phantom_subjects >= 1, "at least 1"),
-                "workers": (self.workers >= 0, "at least 0"),
+                "workers": (0 <= self.workers <= MOST_WORKERS, f"from 0 to {MOST_WORKERS}"),
             }
         )
 

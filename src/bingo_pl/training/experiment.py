@@ -66,6 +66,7 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     Raises:
         BingoError: bad settings or data; the run's folder has not been made then.
     """
+    check_name(config.name)
     check_device(config)
     if config.data.root:  # a resume may come from another folder
         root = str(Path(config.data.root).expanduser().resolve())
@@ -296,10 +297,10 @@ def _fit(
     repeatable: bool,
 ) -> Path:
     config = dataclasses.replace(config, name=run.name, runs=str(run.parent))
-    _write_config(config, run)
     history = History(run / "metrics.csv")
     if checkpoint:
         history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    _write_config(config, run)
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [

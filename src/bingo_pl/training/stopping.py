@@ -46,7 +46,9 @@ class StopRequest:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The handler. A second Ctrl-C stops at once."""
-        if os.getpid() != self.process:  # a loader's process, which this one ends
+        if os.getpid() != self.process:  # a loader's: it outlives Ctrl-C, until this one ends it
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
             return
         if self.number and number == signal.SIGINT:
             raise Stopped(number, "The newest checkpoint is that of before")
