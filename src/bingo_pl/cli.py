@@ -380,7 +380,8 @@ def run(command: Callable[[], object]) -> None:
         _tell("error:", str(error))
         sys.exit(2)
     except Stopped as stop:
-        _tell("stopped by", str(stop).removeprefix("stopped by "))
+        if not stop.told:
+            _tell("stopped by", str(stop).removeprefix("stopped by "))
         sys.exit(stop.code)
     except Exception as error:
         _tell("unexpected error:", f"{describe(error)}. The traceback is in {write_log(error)}; please report it")

@@ -19,10 +19,12 @@ class Stopped(SystemExit):
     Args:
         number: of the signal.
         advice: what was saved and how to resume; empty where there is nothing to say.
+        told: whether another process of the run says so already.
     """
 
-    def __init__(self, number: int, advice: str = "") -> None:
+    def __init__(self, number: int, advice: str = "", told: bool = False) -> None:
         super().__init__(128 + number)
+        self.told = told
         self.number = number
         self.advice = advice
 

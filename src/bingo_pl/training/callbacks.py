@@ -160,7 +160,7 @@ class AmidEpochs(Callback):
             saved = self.path if trainer.global_step else None
             if trainer.is_global_zero and saved:
                 self.request.requeue(number)
-            raise self.request.stop(number, saved)
+            raise self.request.stop(number, saved, told=not trainer.is_global_zero)
 
     @staticmethod
     def _log_step(trainer: pl.Trainer) -> None:

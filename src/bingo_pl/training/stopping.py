@@ -57,17 +57,18 @@ class StopRequest:
             if number == signal.SIGINT:
                 os.write(2, NOTE)  # all else may be at work here
 
-    def stop(self, number: int, saved: Path | None) -> Stopped:
+    def stop(self, number: int, saved: Path | None, told: bool) -> Stopped:
         """The exception that ends the training.
 
         Args:
             number: of the signal that the first process got.
             saved: the checkpoint; None where there was nothing to save yet.
+            told: whether the first process says so.
         """
         if saved is None:
-            return Stopped(number, "Nothing was trained yet")
+            return Stopped(number, "Nothing was trained yet", told)
         again = "the same command, or " if self.repeatable else ""
-        return Stopped(number, f"Saved: {saved}. Resume with {again}bingo resume {saved}")
+        return Stopped(number, f"Saved: {saved}. Resume with {again}bingo resume {saved}", told)
 
     def requeue(self, number: int, run: Run = subprocess.run) -> None:
         """Put a SLURM job in the queue again where the signal asked for that; called on the first process alone."""
