@@ -13,16 +13,17 @@ import data_modules
 ORDER = (
     ("errors", "memory", "seeding", "sealed"),
     ("spatial",),
-    ("atomic", "batch", "names"),
-    ("misalign", "methods"),
+    ("atomic", "batch", "config", "crashes", "csv_files", "names", "signals"),
+    ("locking", "misalign", "methods"),
     ("alignment",),
     ("data_modules",),
-    ("files", "config"),
+    ("files",),
     ("evaluation", "figures"),
     ("training", "report"),
     ("comparison", "streaming", "sweeps"),
     ("registration",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 (SOURCE,) = map(Path, bingo_pl.__path__)
