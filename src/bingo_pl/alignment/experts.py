@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from bingo_pl.alignment.maps import Lattice, Linear
-from bingo_pl.alignment.volume import Picture, Volume
+from bingo_pl.alignment.volume import Picture, Volume, reduced
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.posterior import expert
 
@@ -28,8 +30,7 @@ def encode(bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, line
     Returns:
         Read at points of the image.
     """
-    source = picture.smoothed(lattice.step_mm)
-    values = torch.cat([source.at(linear(plane.flatten(0, -2))[0])[0] for plane in lattice.points()])
+    values = torch.from_numpy(_seen(picture, lattice, linear))
     scale = bingo.velocity_scales[-1]
     counts = [int(number == modality) for number in range(bingo.modalities)]
     with torch.no_grad():
@@ -41,6 +42,17 @@ def encode(bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, line
     back = linear.inverse()  # image to common space, then to the index of a feature
     to_index = torch.cat([back.matrix[0], (back.offset[0] - first)[:, None]], 1) / step
     return Volume(means.T.contiguous(), tuple(features.shape[2:]), to_index)
+
+
+def _seen(picture: Picture, lattice: Lattice, linear: Linear) -> NDArray[np.float32]:
+    """The image at the voxels of a lattice; beyond its border, the border's values."""
+    values, to_index = reduced(picture.unit, picture.to_index, lattice.step_mm)
+    matrix = to_index[:, :-1] @ linear.matrix[0].double().numpy()
+    offset = matrix @ lattice.first.double().numpy() + to_index[:, :-1] @ linear.offset[0].double().numpy()
+    seen: NDArray[np.float32] = affine_transform(
+        values, matrix * lattice.step_mm, offset + to_index[:, -1], lattice.shape, order=1, mode="nearest"
+    )
+    return seen
 
 
 def encoded_lattice(low: Tensor, high: Tensor, voxel_mm: float, stride: int) -> Lattice:
