@@ -79,6 +79,17 @@ def test_a_lock_is_that_of_the_folder_whatever_links_lead_to_it(tmp_path: Path) 
         pass
 
 
+def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for name in ("loop", "lost"):
+        with pytest.raises(BingoError, match=f"{name} is a link"):
+            register_files([], tmp_path / name, 2**20, console=QUIET)
+        with pytest.raises(BingoError, match=f"{name} is a link to nothing"):
+            train_or_continue(settings(tmp_path, name, f"runs={tmp_path}"), QUIET)
+    assert {path.name for path in tmp_path.iterdir()} == {"loop", "lost"}
+
+
 def test_a_lock_outlives_no_process(tmp_path: Path) -> None:
     def die() -> None:
         with held(tmp_path / "run"):

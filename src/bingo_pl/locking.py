@@ -74,7 +74,7 @@ def holder_of(folder: Path) -> str:
 
 def _lock_of(folder: Path) -> tuple[Path, FileLock, Path]:
     """The folder, whatever links lead to it, its lock, and the file that says who holds that."""
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))  # resolve() raises where links go round
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True)
     return folder, lock, folder.with_name(f".{folder.name}.holder.json")
 

@@ -77,8 +77,9 @@ def _refuse_other_settings(run: Path, config: Config) -> None:
 
 def _refuse_foreign(run: Path, config: Config) -> None:
     """Raises `BingoError` where a folder without last.ckpt holds more than a run that was killed before it."""
-    if run.exists() and not run.is_dir():
-        raise BingoError(f"{run} is a file, and the run needs a folder of this name. Give the run another name")
+    if (run.exists() or run.is_symlink()) and not run.is_dir():
+        kind = "a file" if run.exists() else "a link to nothing"
+        raise BingoError(f"{run} is {kind}, and the run needs a folder of this name. Give the run another name")
     visible = [path for path in run.iterdir() if path.name[0] != "."] if run.is_dir() else []
     if not visible:
         return
