@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def compare(
         The folder.
 
     Raises:
-        BingoError: bad settings or data, results of other settings in the folder, or, once all else is done, methods
+        BingoError: bad settings or data, results of other settings in the folder, another process at one of its
+            methods, or, once all else is done, methods
             that could not be run.
     """
     check_place(folder / SCORES)
@@ -94,21 +96,12 @@ def compare(
     data = experiment.build_data(config, console)
     data.setup("test")
     own = {row.name: identity(row, data.fingerprint(), checkpoints.get(row.training.name)) for row in wanted}
-    for row in wanted:
-        refuse_others(folder / row.name, read_identity(folder / row.name), own[row.name])
-    _score_unregistered(data, config, folder / UNREGISTERED)
-    failures = {}
-    for row in wanted:
-        console.print(f"[bold]{escape(row.name)}[/]")
-        try:
-            with held(folder / row.name):
-                refuse_others(folder / row.name, read_identity(folder / row.name), own[row.name])
-                registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
-                write_identity(folder / row.name, own[row.name], info)
-                _score_groups(row, registrar, data, folder / row.name, console)
-        except BingoError as error:
-            failures[row.name] = str(error)
-            console.print(f"[yellow]not applicable:[/] {escape(str(error))}", soft_wrap=True)
+    with ExitStack() as locks:  # of all rows at once: two that took turns would both fail
+        for row in wanted:
+            locks.enter_context(held(folder / row.name))
+            refuse_others(folder / row.name, read_identity(folder / row.name), own[row.name])
+        _score_unregistered(data, config, folder / UNREGISTERED)
+        failures = _run_rows(wanted, checkpoints, own, data, folder, console)
     everything = choose_rows(table, overrides, list(dict.fromkeys([*table.methods, *names])))
     infos = _finished([row.name for row in everything], own, len(data.test_dataloader()), folder)
     _draw(config, data, list(infos), folder)
@@ -117,6 +110,28 @@ def compare(
     if failures:
         raise BingoError(f"{len(failures)} of {len(wanted)} methods could not be run: {', '.join(failures)}, see above")
     return folder
+
+
+def _run_rows(
+    rows: Sequence[Row],
+    checkpoints: Mapping[str, Path],
+    own: Mapping[str, Mapping[str, Any]],
+    data: GroupDataModule,
+    folder: Path,
+    console: Console,
+) -> list[str]:
+    """Make the rows ready and score them; returns the names of those that could not be run."""
+    failures = []
+    for row in rows:
+        console.print(f"[bold]{escape(row.name)}[/]")
+        try:
+            registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
+            write_identity(folder / row.name, own[row.name], info)
+            _score_groups(row, registrar, data, folder / row.name, console)
+        except BingoError as error:
+            failures.append(row.name)
+            console.print(f"[yellow]not applicable:[/] {escape(str(error))}", soft_wrap=True)
+    return failures
 
 
 def _finished(
