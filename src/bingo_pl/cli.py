@@ -253,12 +253,31 @@ def register(
     label: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
     ] = None,
-    affine: Annotated[str, typer.Option(help="auto (images that are not roughly aligned), always or never")] = "auto",
+    transform: Annotated[
+        str,
+        typer.Option(
+            help="Last stage: auto (what the evidence speaks for), rigid, affine, deformable, or network alone"
+        ),
+    ] = "auto",
+    reference: Annotated[str, typer.Option(metavar="NAME", help="Image that stays where it is; default: none")] = "",
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="Linear ITK transform (.tfm, .mat, .txt, .h5) from which an image starts"
+        ),
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(metavar="MM", help="Voxel size of the results; default: the finest of the group")
+    ] = None,
+    like: Annotated[Path | None, typer.Option(metavar="FILE", help="Image whose grid the results get instead")] = None,
+    affine: Annotated[
+        str, typer.Option(help="Affine stage of --transform network and of --memory: auto, always or never")
+    ] = "auto",
     refine: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Steps of optimisation for this group after the network's result",
+            help="Steps of optimisation after the result of --transform network",
             show_default=f"{workflow.REFINE}; 0 for more than {workflow.REFINED_UP_TO[2]} slices or "
             f"{workflow.REFINED_UP_TO[3]} volumes or with --memory",
         ),
@@ -269,9 +288,10 @@ def register(
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
 ) -> None:
-    """Register the images of one group; write them, a template, transforms and a report.
+    """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
-    Sizes, voxels and orientations may differ. With --memory, killed, it goes on by the same command.
+    Sizes, voxels and orientations may differ. The exit status is 1 where the result is in doubt: see what is printed
+    and the report. With --memory, killed, it goes on by the same command.
     """
     if bool(images) == (manifest is not None):
         raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
@@ -285,6 +305,7 @@ def register(
         name: dataclasses.replace(member, mask=masks.get(name, member.mask), label=labels.get(name, member.label))
         for name, member in zip(names, members, strict=True)
     }
+    doubtful = False
     if memory:
         if refine:
             raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
@@ -306,13 +327,20 @@ def register(
             checkpoint,
             masks={name: member.mask for name, member in named.items() if member.mask},
             labels={name: member.label for name, member in named.items() if member.label},
+            transform=transform,
+            reference=reference or None,
+            initial=dict(_pair(text, "NAME=FILE", "t2=start.tfm") for text in initial or ()),
+            spacing_mm=spacing,
+            like=like,
             affine=affine,
             refine=refine,
             device=device,
             console=console,
         )
         written = group.write(output, jacobian, console)
+        doubtful = group.verdict.doubtful
     console.print(f"written: {escape(str(written))}", soft_wrap=True)
+    raise typer.Exit(1 if doubtful else 0)
 
 
 def _pair(text: str, what: str, example: str) -> tuple[str, Path]:

@@ -93,8 +93,10 @@ class Plan:
 
     def voxels(self, finest_mm: float) -> list[float]:
         """Of each level, coarse to fine, about halved from one to the next."""
-        count = max(round(math.log2(self.coarse_mm / finest_mm)), 0)
-        return [finest_mm * (self.coarse_mm / finest_mm) ** (level / max(count, 1)) for level in range(count, -1, -1)]
+        count = math.ceil(math.log2(self.coarse_mm / finest_mm) - 0.25)
+        if count < 1:
+            return [finest_mm]
+        return [self.coarse_mm, *np.geomspace(self.coarse_mm, finest_mm, count + 1)[1:-1].tolist(), finest_mm]
 
     def level(self, kind: str, voxel_mm: float, finest: bool = False) -> Level:
         """How a stage works at a voxel size."""
@@ -163,10 +165,24 @@ class _Cascade:
                 maps, kept = found, kind
         self.tell("estimating the error")
         cloud = Cloud.of(self.small, maps)
-        agreement = self._agreement(self._see(self.plan.coarse_mm, maps, cloud), maps, cloud)
+        agreement = self._agreement(self._experts(maps, cloud), maps, cloud)
+        if min(agreement) < UNLIKE and len(self.pictures) > 1:
+            maps, kept = self._given_up(maps, given, agreement, kept)
         finest = min(self.sights)
         error = predicted_error(self.sights[finest], maps, cloud, finest, self.plan.image_mm, self.generator)
         return Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
+
+    def _given_up(self, maps: Maps, given: Maps, agreement: Sequence[float], kept: str) -> tuple[Maps, str]:
+        """Images that do not show what the others show stay where they came from."""
+        alike = torch.tensor(agreement) >= UNLIKE
+        if int(alike.sum()) < 2:
+            return given, "identity"
+        matrix = torch.where(alike[:, None, None], maps.linear.matrix, given.linear.matrix)
+        offset = torch.where(alike[:, None], maps.linear.offset, given.linear.offset)
+        velocity = maps.velocity
+        if velocity is not None:
+            velocity = velocity * alike.reshape(-1, *[1] * (velocity.ndim - 1))
+        return Maps(Linear(matrix, offset), maps.lattice, velocity), kept
 
     def _start(self, given: Maps) -> tuple[list[Start | None], Maps]:
         """Each image beside the first one, where the headers do not have it."""
@@ -187,6 +203,11 @@ class _Cascade:
             view = (self.pictures, self.modalities, voxel_mm, maps.linear, cloud.box)
             self.sights[voxel_mm] = Sight.of(self.both, *view)
         return self.sights[voxel_mm]
+
+    def _experts(self, maps: Maps, cloud: Cloud) -> Sight:
+        """The images as the similarity alone compares them at the first level, without edges."""
+        seen = self._see(self.plan.coarse_mm, maps, cloud)
+        return Sight(self.similarity, [volumes[:-1] for volumes in seen.volumes])
 
     def _stage(self, kind: str, start: Maps, before: Maps) -> tuple[Maps, Stage]:
         """Run a stage from ``start``, and judge it against the maps ``before``."""

@@ -1,4 +1,4 @@
-"""What alignment found, in RAS mm: a linear map a displacement on a lattice, for each image."""
+"""What alignment found, as displacements on a lattice that come before each image's linear map."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ INVERSE_STEPS = 5
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """The displacements of a group on one lattice, before its linear maps."""
+    """The displacements of a group on one lattice."""
 
     displacement: Tensor
-    """(N, D, *S) in nodes: exactly what was optimised, interpolated linearly."""
+    """(N, D, *S) in nodes: what was optimised, which is linear between nodes."""
     inverse: Tensor
     """(N, D, *S) in nodes."""
     to_mm: NDArray[np.float64]
@@ -37,23 +37,17 @@ def fields_of(maps: Maps) -> Fields | None:
     forward, backward = (_refined(maps.displacement(sign) / lattice.step_mm) for sign in (1, -1))
     for _ in range(INVERSE_STEPS):  # Chen 2008: what is left is taken back
         backward = backward - compose(forward, backward)
-    dims = len(lattice.shape)
-    to_mm = np.concatenate([np.eye(dims) * lattice.step_mm / REFINEMENT, lattice.first.double().numpy()[:, None]], 1)
-    return Fields(forward, backward, to_mm)
+    scale = np.eye(len(lattice.shape)) * lattice.step_mm / REFINEMENT
+    return Fields(forward, backward, np.concatenate([scale, lattice.first.double().numpy()[:, None]], 1))
 
 
 def _refined(displacement: Tensor) -> Tensor:
-    """(N, D, *s) -> nodes in between as well, in their units: the same piecewise linear field."""
+    """(N, D, *s) with nodes in between as well, in units of theirs: the same field."""
     for axis in range(2, displacement.ndim):
-        first = displacement
-        last = torch.cat(
-            [
-                displacement.narrow(axis, 1, displacement.shape[axis] - 1),
-                displacement.narrow(axis, displacement.shape[axis] - 1, 1),
-            ],
-            axis,
-        )
-        parts = [torch.lerp(first, last, step / REFINEMENT) for step in range(REFINEMENT)]
-        displacement = torch.stack(parts, axis + 1).flatten(axis, axis + 1)
-        displacement = displacement.narrow(axis, 0, displacement.shape[axis] - REFINEMENT + 1)
+        size = displacement.shape[axis]
+        position = torch.arange((size - 1) * REFINEMENT + 1) / REFINEMENT
+        low = position.long().clamp(max=max(size - 2, 0))
+        share = (position - low).reshape(-1, *[1] * (displacement.ndim - 1 - axis))
+        first, second = (displacement.index_select(axis, (low + step).clamp(max=size - 1)) for step in (0, 1))
+        displacement = torch.lerp(first, second, share)
     return displacement * REFINEMENT

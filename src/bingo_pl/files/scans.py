@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torchio as tio
 from numpy.typing import NDArray
@@ -79,16 +80,19 @@ class Scan:
         return {path: sha256_of(path) for path in files if path is not None}
 
     def sampled(self, affine: NDArray, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """`sampled_through` a linear map (4, 4) RAS mm, from the group to the image."""
+        return self.sampled_through(affine_transform(affine), grid)
+
+    def sampled_through(self, transform: sitk.Transform, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """What a model sees of it: intensities from 0 to 1 and foreground (X, Y, Z) on the group grid.
 
         Args:
-            affine: (4, 4) RAS mm, from the group to the image.
+            transform: LPS mm, from the group to the image.
             grid: of the group.
 
         Raises:
             BingoError: no foreground lies on the grid.
         """
-        transform = affine_transform(affine)
         unit = resample_image(self.grid.to_sitk(self.unit.numpy()[0]), transform, grid)
         mask = resample_labels(self.grid.to_sitk(self.mask.numpy()[0]), transform, grid)
         inside = to_array(mask) > 0
@@ -227,7 +231,12 @@ def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: flo
 
 
 def grid_around(
-    first: Grid, boxes: Sequence[Grid], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int
+    first: Grid,
+    boxes: Sequence[Grid],
+    stages: Sequence[NDArray],
+    spacing_mm: float | NDArray[np.float64],
+    dims: int,
+    stride: int,
 ) -> Grid:
     """The grid on which a group is registered.
 
@@ -241,7 +250,7 @@ def grid_around(
         first: of the first image.
         boxes: the foreground box of each image, see `Scan.foreground_box`.
         stages: (4, 4) RAS mm for each, from the group to the image.
-        spacing_mm: of the model; 0 for the first image's own.
+        spacing_mm: of the model, or (D,) of the canonical axes; 0 for the first image's own.
         dims: D.
         stride: what sizes are divisible by.
 
@@ -249,18 +258,19 @@ def grid_around(
         BingoError: the images are so large or so small that the model's voxels cannot sample them.
     """
     step = np.ones(3)
-    if spacing_mm > 0:
+    wanted = np.broadcast_to(spacing_mm, dims)
+    if wanted.min() > 0:
         first = first if dims == 2 else first.canonical()
-        step[:dims] = spacing_mm / first.spacing[:dims]
+        step[:dims] = wanted / first.spacing[:dims]
     corners = [
         box.corners(np.linalg.inv(stage @ first.affine) @ box.affine) for box, stage in zip(boxes, stages, strict=True)
     ]
     low, high = np.concatenate(corners).min(0), np.concatenate(corners).max(0)
     extent = ((high - low) / step)[:dims]
-    if spacing_mm > 0 and extent.max() < FEWEST_VOXELS:
+    if np.ndim(spacing_mm) == 0 and wanted.min() > 0 and extent.max() < FEWEST_VOXELS:
         raise BingoError(
-            f"the images show {extent.max() * spacing_mm:.2g} mm, {extent.max():.2g} of the {spacing_mm:g} mm voxels "
-            "that the model was trained on: nothing would be left of them. Correct the unit or the voxel size in their "
+            f"the images show {extent.max() * wanted.max():.2g} mm, {extent.max():.2g} of the {wanted.max():g} mm "
+            "voxels that the model was trained on: nothing would be left of them. Correct the unit or the voxel size in their "
             "headers if it is wrong; else train a model for images of this size (data.spacing_mm)"
         )
     shape = np.ones(3, int)

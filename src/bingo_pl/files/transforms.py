@@ -39,6 +39,8 @@ INVERSE_ITERATIONS = 5
 """More change nothing, even for displacements of 7 voxels that shrink voxels to a fifth."""
 VECTOR_BYTES = 3 * 8
 """Of a sampled displacement."""
+COMPRESSION = 1
+"""Of gzip, as nibabel's: intensities hardly shrink further, and level 6 takes four times as long."""
 VECTOR_INTENT = 1007
 """NIfTI's code for vectors: ITK takes their values as they are, LPS mm."""
 
@@ -196,7 +198,7 @@ def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
     nifti.set_qform(nifti.affine, code=1)
     nifti.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=6, mtime=0))
+        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=COMPRESSION, mtime=0))
 
 
 def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:
@@ -231,6 +233,26 @@ def read_transform(path: Path) -> sitk.Transform:
             "Use the transforms that bingo register wrote"
         )
     return transform
+
+
+def read_linear(path: Path) -> NDArray[np.float64]:
+    """Read a linear transform of ITK, ANTs or Slicer (``.tfm``, ``.txt``, ``.mat``, ``.h5``).
+
+    Returns:
+        (4, 4) RAS mm.
+
+    Raises:
+        BingoError: the file is missing, damaged, or no linear transform of 3D points.
+    """
+    transform = read_transform(path)
+    if not transform.IsLinear():
+        raise BingoError(f"{path}: is not linear. Wanted: a rigid or affine transform. Give that part of it alone")
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()], 1)
+    matrix[:3, 3] = origin
+    result: NDArray[np.float64] = LPS @ matrix @ LPS
+    return result
 
 
 def _read_field(path: Path) -> sitk.Transform:

@@ -203,7 +203,7 @@ def _write_images(
         entry = write_member(registered, grid, output, output, jacobian)
         sealed.write_json(kept, {"entry": entry, "files": _digests(names[i], output)})
         if i >= done:
-            total = total + torch.from_numpy(registered.unit(grid))
+            total = total + torch.from_numpy(registered.unit())
             sealed.write_tensors(sums, {"done": i + 1, "total": total})
     write_image((total / len(members)).float().numpy(), grid, output / MEAN)
     return [sealed.read_json(folder / f"{i}.json")["entry"] for i in range(len(members))]
