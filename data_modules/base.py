@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             BingoError: a setting is out of its range.
         """
         super().__init__()
-        self.root = Path(root).expanduser()
+        self.root = Path(os.path.expanduser(root))  # which takes ~nobody as it is
         self.modalities = tuple(modalities)
         self.label_ids = tuple(label_ids)
         self.preprocessing = Preprocessing(
@@ -123,7 +124,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         self.copies = copies
         self.draws_per_test_group = draws_per_test_group
         self.workers = workers
-        cache = Path(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed").expanduser()
+        cache = Path(os.path.expanduser(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed"))
         below = self.root.parent if self.root.is_file() else self.root
         self.cache = GroupCache(cache, type(self).__name__, below, self.preprocessing)
         self.groups: dict[Split, list[CachedGroup]] = {}

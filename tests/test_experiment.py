@@ -287,3 +287,11 @@ def test_a_finished_training_resumes_without_its_metrics(run: Path, tmp_path: Pa
     (copy / "test.csv").unlink()
     experiment.resume(last, (), False, console)
     assert (copy / "test.csv").exists()
+
+
+def test_folders_that_lead_nowhere_are_missing_ones(tmp_path: Path, console: Console) -> None:
+    """Python's own ways to look at them raise what is no error about files."""
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    for root in (str(tmp_path / "ring"), "~nobody-of-this-name/data"):
+        with pytest.raises(BingoError, match=r"manifest\.csv|ring|~nobody"):
+            experiment.train(settings(tmp_path, "lost", f"data.root={root}"), console)

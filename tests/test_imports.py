@@ -11,7 +11,7 @@ import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "memory", "seeding", "sealed"),
+    ("errors", "memory", "regular", "seeding", "sealed"),
     ("spatial",),
     ("atomic", "batch", "config", "crashes", "csv_files", "names", "signals"),
     ("locking", "misalign", "methods"),

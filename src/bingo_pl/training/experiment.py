@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -73,7 +74,7 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     check_place(Path(config.runs) / config.name)
     check_device(config)
     if config.data.root:  # a resume may come from another folder
-        root = str(Path(config.data.root).expanduser().resolve())
+        root = os.path.realpath(os.path.expanduser(config.data.root))  # pathlib's raise for ~nobody and links in a ring
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
     if config.trainer.start:
