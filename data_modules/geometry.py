@@ -15,6 +15,8 @@ SHEAR_TOLERANCE = 1e-3
 """The largest scalar product of two axis directions that this program takes for rounding."""
 ITK_SHEAR_TOLERANCE = 1e-4
 """That of ITK, measured with SimpleITK 2.5.7."""
+POSSIBLE_MM = (1e-9, 1e6)
+"""Voxel sizes beyond a picometre and a kilometre are slips or damage, and arithmetic with them overflows."""
 
 
 def corner_distance_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -58,4 +60,7 @@ def invalid(affine: np.ndarray) -> str:
         return "not finite"
     if (voxel_size_mm(affine) == 0).any():
         return "singular"
+    least, largest = POSSIBLE_MM
+    if not ((voxel_size_mm(affine) >= least) & (voxel_size_mm(affine) <= largest)).all():
+        return f"impossible, with voxels of {' x '.join(f'{size:.3g}' for size in voxel_size_mm(affine))} mm"
     return "sheared" if shear(affine) > SHEAR_TOLERANCE else ""  # ITK's geometries cannot shear

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bingo_pl.errors import BingoError
 from bingo_pl.names import check_file_name
+from bingo_pl.regular import check_regular
 from data_modules.preprocess import Member
 from data_modules.problems import Problem, Severity, refuse
 
@@ -97,6 +98,7 @@ def read_manifest(path: Path, *kinds: Columns) -> Manifest:
     Nothing is raised: whatever is wrong is among its problems.
     """
     try:
+        check_regular(path)
         text = path.read_text("utf-8-sig")
         if "\0" in text:
             raise csv.Error("it is no text")

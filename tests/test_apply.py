@@ -103,6 +103,7 @@ def test_a_space_is_for_landmarks(registration: Path, tmp_path: Path) -> None:
         ("a", "b.nii.gz", "x.mha", False, "written as .nii.gz"),
         ("a", "b.nii.gz", "b.nii.gz", False, "exists"),
         ("a", "no.csv", "x.csv", True, "leave --labels out"),
+        ("a", "no.csv", "x.nii.gz", False, "landmarks of .csv are written as .csv"),
     ],
 )
 def test_bad_requests_are_explained(

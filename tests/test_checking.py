@@ -159,6 +159,7 @@ BROKEN: dict[str, tuple[str, Builder, Severity, str]] = {
     "no forms": ("image.nii.gz", forms(AFFINE, 0, AFFINE, 0), "warning", "neither sform nor qform"),
     "affine nan": ("image.nii.gz", nonfinite_sform, "error", "sform of the header is not finite"),
     "sform nan": ("image.nii.gz", nonfinite_sform_with_qform, "warning", "sform is not finite; the qform is used"),
+    "affine huge": ("image.nii.gz", forms(AFFINE, 0, np.diag([1e30, 3, 3, 1]), 2), "error", "impossible, with voxels"),
     "affine singular": ("image.nii.gz", forms(AFFINE, 0, np.diag([1.0, 0, 3, 1]), 2), "error", "singular"),
     "interpolated": ("image_seg.nii.gz", voxels(LABELS * 0.5), "error", "probably interpolated"),
     "interpolated mask": ("image_mask.nii.gz", voxels(LABELS * 0.5), "error", "probably interpolated"),

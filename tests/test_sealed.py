@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,3 +74,16 @@ def test_tensors_that_are_not_finite_are_listed() -> None:
     bad = {name: torch.tensor([1.0, value]) for name, value in zip("abcde", values, strict=True)}
     assert sealed.nonfinite(bad) == "a, c, d and 1 more"
     assert not sealed.nonfinite({"a": torch.ones(2), "ids": torch.tensor([1]), "step": float("nan")})
+
+
+def test_a_full_disk_is_named_as_such() -> None:
+    """PyTorch's own error says neither what happened nor that it was the disk."""
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() + len(content) > 600:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(content)
+
+    with pytest.raises(OSError, match="No space left"):
+        sealed.write(CONTENT, Full())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ BELOW = 256
 """Bytes of the paths in an output folder."""
 SHOWN = 200
 """Characters of a path in an error about its length."""
+
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp.*")
+"""The names that `replacing` gives to files while they are written."""
 
 
 @contextmanager
@@ -89,7 +93,8 @@ def to_disk(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes have left at any depth of a folder."""
     for path in folder.rglob(".*.tmp*"):
-        path.unlink()
+        if LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def check_unused(path: Path) -> None:

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_unused
 from bingo_pl.comparison import run as comparison
+from bingo_pl.crashes import describe, write_log
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
 from bingo_pl.files.scans import check_names, names_of
@@ -28,6 +29,7 @@ from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import workflow
 from bingo_pl.registration.streamed import probe_files, register_files
 from bingo_pl.report.page import write_report
+from bingo_pl.signals import Stopped, stopping
 from bingo_pl.streaming import scalability
 from bingo_pl.streaming.budget import parse_bytes
 from bingo_pl.streaming.estimate import estimate
@@ -398,14 +400,29 @@ def main() -> None:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; bad input ends with its message and exit status 2, without a traceback."""
+    """Run a command; whatever ends it is told in one line, without a traceback.
+
+    Exit status: 2 for bad input, 128 + signal where it was stopped (130 for Ctrl-C, 143 for SIGTERM), 70 for an error
+    that nobody foresaw, whose traceback goes to a log.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, and terminals may not know it
     try:
-        command()
+        with stopping():
+            command()
     except BingoError as error:
-        Console(stderr=True, emoji=False).print(
-            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False
-        )
+        _tell("error:", str(error))
         sys.exit(2)
+    except Stopped as stop:
+        if not stop.told:
+            _tell("stopped by", str(stop).removeprefix("stopped by "))
+        sys.exit(stop.code)
+    except Exception as error:
+        _tell("unexpected error:", f"{describe(error)}. The traceback is in {write_log(error)}; please report it")
+        sys.exit(70)
+
+
+def _tell(kind: str, text: str) -> None:
+    console = Console(stderr=True, emoji=False)
+    console.print(f"[bold red]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)

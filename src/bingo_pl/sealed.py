@@ -31,8 +31,17 @@ class DamagedFileError(ValueError):
 
 
 def write(content: object, file: IO[bytes]) -> None:
-    """Write tensors and plain values, and their digest, to an empty file that is open for reading and writing."""
-    torch.save(content, file)
+    """Write tensors and plain values, and their digest, to an empty file that is open for reading and writing.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # which PyTorch hides behind an error of its own
+            raise error.__context__ from error
+        raise
     file.seek(-2, SEEK_END)  # the length of the comment, the last field of an archive
     file.write(struct.pack("<H", LENGTH))
     end = file.seek(0, SEEK_END)

@@ -151,7 +151,7 @@ def refuse_others(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
 def read_identity(folder: Path) -> dict[str, Any]:
     """What the results in a row's folder were got with; empty where there are none."""
     path = folder / IDENTITY
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    return settings.read_yaml(path) if path.exists() else {}
 
 
 def write_identity(folder: Path, own: Mapping[str, Any], info: MethodInfo) -> None:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError
 from bingo_pl.memory import shortage
+from data_modules.geometry import invalid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS mm to LPS mm, and back."""
-SHEAR_TOLERANCE = 1e-3
-"""Cosine of the angle between two axes above which a grid is sheared, which ITK's images cannot be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +25,7 @@ class Grid:
     """The voxels of an image in space; a 2D image has one voxel along the third axis.
 
     Raises:
-        BingoError: the affine is no image geometry: not finite, singular or sheared.
+        BingoError: the affine is no image geometry: not finite, singular, sheared or impossibly large.
     """
 
     shape: tuple[int, int, int]
@@ -36,16 +35,11 @@ class Grid:
     def __post_init__(self) -> None:
         assert len(self.shape) == 3, f"a grid has three sizes, got {self.shape}"
         assert self.affine.shape == (4, 4), f"an affine is (4, 4), got {self.affine.shape}"
-        if not (np.isfinite(self.affine).all() and (self.spacing > 0).all()):
-            problem = "not finite or singular"
-        elif np.abs(self.directions.T @ self.directions - np.eye(3)).max() > SHEAR_TOLERANCE:
-            problem = "sheared"
-        else:
-            return
-        raise BingoError(
-            f"the image's affine is {problem}: {self.affine.tolist()}. Wanted: three perpendicular axes with positive "
-            "voxel sizes. Correct the header, or resample the image"
-        )
+        if problem := invalid(self.affine):
+            raise BingoError(
+                f"the image's affine is {problem}: {self.affine.tolist()}. Wanted: three perpendicular axes with "
+                "positive voxel sizes. Correct the header, or resample the image"
+            )
 
     @classmethod
     def of(cls, image: sitk.Image) -> Grid:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
+from bingo_pl.regular import check_regular
 from data_modules.units import named_unit_mm
 
 SIGNS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1)}
@@ -70,6 +71,7 @@ def read_landmarks(path: Path, space: str | None = None) -> Landmarks:
         BingoError: the file is missing or malformed, or its space is unknown or not the one given.
     """
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BingoError(f"{path}: cannot be read as text ({error}). Correct the path, or save it as UTF-8") from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import Grid
 from bingo_pl.names import check_file_name
+from bingo_pl.regular import check_regular
 
 RECORD = "registration.json"
 RESERVED = ("mean", "template")
@@ -109,6 +110,7 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD
     try:
+        check_regular(path)
         content = json.loads(path.read_text(encoding="utf-8"))
         record = Record(
             folder=folder,

@@ -270,8 +270,8 @@ def grid_around(
     if np.ndim(spacing_mm) == 0 and wanted.min() > 0 and extent.max() < FEWEST_VOXELS:
         raise BingoError(
             f"the images show {extent.max() * wanted.max():.2g} mm, {extent.max():.2g} of the {wanted.max():g} mm "
-            "voxels that the model was trained on: nothing would be left of them. Correct the unit or the voxel size in their "
-            "headers if it is wrong; else train a model for images of this size (data.spacing_mm)"
+            "voxels that the model was trained on: nothing would be left of them. Correct the unit or the voxel size "
+            "in their headers if it is wrong; else train a model for images of this size (data.spacing_mm)"
         )
     shape = np.ones(3, int)
     shape[:dims] = np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int) * stride

@@ -74,6 +74,9 @@ def apply(
     if path.name.lower().endswith(POINTS):
         if labels:
             raise BingoError(f"{path} holds landmarks, not a label map; leave --labels out")
+        suffix = next(suffix for suffix in POINTS if path.name.lower().endswith(suffix))
+        if not output.name.lower().endswith(suffix):
+            raise BingoError(f"{output}: landmarks of {suffix} are written as {suffix}. Name the output so")
         landmarks = read_landmarks(path, space)
         outside = _outside(map_points(landmarks.points_mm, members[source], TEMPLATE), record.group)
         write_landmarks(landmarks.moved(map_points(landmarks.points_mm, members[source], members[target])), output)

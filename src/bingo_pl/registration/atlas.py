@@ -30,6 +30,7 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.scans import names_of
 from bingo_pl.files.transforms import write_image
+from bingo_pl.locking import held
 from bingo_pl.registration.centring import Population, read
 from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, dice, sharpness, view
 from bingo_pl.registration.telling import track
@@ -78,6 +79,20 @@ def build(
     model = Model.load(checkpoint, dims_of(members[0]))
     for member in members:
         model.index(member.modality)  # an unknown one is refused before the work begins
+    with held(work):
+        return _build(members, model, output, work, affine, memory_bytes, console)
+
+
+def _build(
+    members: Sequence[Member],
+    model: Model,
+    output: Path,
+    work: Path,
+    affine: str,
+    memory_bytes: int,
+    console: Console,
+) -> Path:
+    """`build`, alone in the folder of work."""
     bingo = model.bingo
     population = Population.of(members, model, affine, work, console)
     source = FileSource(population.members, model, population.grid, population.affines)

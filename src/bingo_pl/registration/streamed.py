@@ -34,6 +34,7 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.transforms import write_image
+from bingo_pl.locking import held
 from bingo_pl.registration.registered import MEAN, Registered, write_member, write_record
 from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.report.page import write_report
@@ -83,10 +84,27 @@ def register_files(
 
     Raises:
         BingoError: unusable images, an overlap that stays poor, modalities that the model does not know, too little
-            memory, or a folder in use by something else, also by a registration with other files or settings.
+            memory, or a folder in use by something else or by another process, also by a registration with other files
+            or settings.
     """
-    console = console or Console(quiet=True)
     output = output.absolute()
+    with held(output):
+        return _register(
+            members, output, memory_bytes, checkpoint, affine, jacobian, device, console or Console(quiet=True)
+        )
+
+
+def _register(
+    members: Sequence[Member],
+    output: Path,
+    memory_bytes: int,
+    checkpoint: Path | None,
+    affine: str,
+    jacobian: bool,
+    device: str,
+    console: Console,
+) -> Path:
+    """`register_files`, alone in the folder."""
     work = output / UNFINISHED
     names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
     goes_on = _check_output(output)

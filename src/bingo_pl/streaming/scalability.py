@@ -20,11 +20,12 @@ from torch import Tensor
 
 from bingo_pl.atomic import check_place, remove_leftovers, replacing
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
+from bingo_pl.csv_files import read_table
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
+from bingo_pl.locking import held
 from bingo_pl.memory import show_bytes
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.estimate import timed_stream
@@ -94,22 +95,23 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
     # Loads and tunes the device's kernels, and shows whether the memory suffices.
     _score(bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes)
-    claim(folder, _plan(checkpoint, memory_bytes, model, largest))
-    remove_leftovers(folder)  # only now is it known to be ours
-    scores = _read_csv(folder / CSV)
-    done = {(score.images, score.group) for score in scores}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for count in progress.track(counts, description="registering"):
-            for number in range(len(units) // count):
-                merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
-                if (len(merged), number) not in done:
-                    scores.append(_score(bingo, merged, config, number, memory_bytes))
-                    _write_csv(scores, folder / CSV)
-    table = pd.DataFrame([asdict(score) for score in scores])
-    draw(table, folder / PLOT)
-    console.print(summary(table))
-    console.print(f"written: {escape(str(folder / CSV))} and {escape(str(folder / PLOT))}", soft_wrap=True)
-    return folder
+    with held(folder):
+        claim(folder, _plan(checkpoint, memory_bytes, model, largest))
+        remove_leftovers(folder)  # only now is it known to be ours
+        scores = _read_csv(folder / CSV)
+        done = {(score.images, score.group) for score in scores}
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            for count in progress.track(counts, description="registering"):
+                for number in range(len(units) // count):
+                    merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
+                    if (len(merged), number) not in done:
+                        scores.append(_score(bingo, merged, config, number, memory_bytes))
+                        _write_csv(scores, folder / CSV)
+        table = pd.DataFrame([asdict(score) for score in scores])
+        draw(table, folder / PLOT)
+        console.print(summary(table))
+        console.print(f"written: {escape(str(folder / CSV))} and {escape(str(folder / PLOT))}", soft_wrap=True)
+        return folder
 
 
 def _plan(checkpoint: Path, memory_bytes: int, model: Model, largest: MergedGroups) -> Plan:
@@ -196,20 +198,13 @@ def watched_stream(
 
 
 def _read_csv(path: Path) -> list[SizeScores]:
-    """The groups that are done.
-
-    Raises:
-        BingoError: it is not what `_write_csv` wrote.
-    """
+    """The groups that are done; raises `BingoError` where the file is not what `_write_csv` wrote."""
     if not path.exists():
         return []
-    try:
-        return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")]
-    except (OSError, ValueError, TypeError) as error:  # pandas' parser errors are ValueErrors
-        raise BingoError(
-            f"{path}: is not the table that was written there, so it cannot be resumed ({error}). Put it back, or "
-            f"delete the folder {path.parent} to begin again"
-        ) from error
+    columns = [field.name for field in fields(SizeScores)]
+    remedy = f"It cannot be resumed: put it back, or delete the folder {path.parent} to begin again"
+    table = read_table(path, columns, remedy)
+    return [SizeScores(**row) for row in table[columns].to_dict(orient="records")]
 
 
 def _write_csv(scores: list[SizeScores], path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -20,16 +22,19 @@ from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
+from bingo_pl.locking import InUseError, held
 from bingo_pl.names import check_file_name
+from bingo_pl.signals import Stopped
 from bingo_pl.training import methods
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
 from bingo_pl.training.divergence import explained
 from bingo_pl.training.history import History
-from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
-from bingo_pl.training.processes import agreed, check_processes, leave
+from bingo_pl.training.lightning import check_device, keep_checkpoint, make_trainer, wandb_loggers
+from bingo_pl.training.processes import agreed, check_processes, held_by_first, leave
 from bingo_pl.training.provenance import PROVENANCE, read_config, read_weights, read_whole
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.start import start_from
+from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import Optimisation, RegistrationTask
 from bingo_pl.training.weights import check_resumable, fill
 from data_modules import DATA_MODULES
@@ -51,8 +56,13 @@ RUN_FOLDER, COHORT, DATA = "BINGO_RUN_FOLDER", "BINGO_COHORT", "BINGO_DATA"
 prepared."""
 
 
-def train(config: Config, console: Console) -> Path:
+def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     """Train, test the best checkpoint, write tables and figures. A method with nothing to train is only tested.
+
+    Args:
+        config: the settings.
+        console: where progress is shown.
+        folder: of the run; None for a new one, ``config.runs/config.name``, numbered if taken.
 
     Returns:
         The run's folder.
@@ -60,13 +70,12 @@ def train(config: Config, console: Console) -> Path:
     Raises:
         BingoError: bad settings or data; the run's folder has not been made then.
     """
-    if config.log.wandb not in WANDB_MODES:
-        raise unknown_name("log.wandb", config.log.wandb, WANDB_MODES)
-    if config.data.root:  # a resume may come from another folder
-        root = str(Path(config.data.root).expanduser().resolve())
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     check_file_name(config.name, "run")
     check_place(Path(config.runs) / config.name)
+    check_device(config)
+    if config.data.root:  # a resume may come from another folder
+        root = os.path.realpath(os.path.expanduser(config.data.root))  # pathlib's raise for ~nobody and links in a ring
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
     if config.trainer.start:
         start_from(task.registrar, config.trainer.start)
@@ -85,8 +94,9 @@ def train(config: Config, console: Console) -> Path:
             "teaches. Set weights.truth, or data.copies=1"
         )
     data.setup("fit" if learns else "test")
-    run = new_folder(Path(config.runs), config.name)
-    if not learns:
+    with _claimed(Path(config.runs), config.name, folder) as run:
+        if learns:
+            return _fit(config, data, task, run, console, checkpoint=None, repeatable=folder is not None)
         console.print(
             f"method {escape(config.method)} has nothing to train; testing it. Results: {escape(str(run))}",
             soft_wrap=True,
@@ -94,7 +104,6 @@ def train(config: Config, console: Console) -> Path:
         _write_config(config, run)
         _test(config, data, task, run, console, wandb_loggers(config, run))
         return run
-    return _fit(config, data, task, run, console, checkpoint=None)
 
 
 def resume(
@@ -122,18 +131,19 @@ def resume(
             "bingo evaluate, which takes a checkpoint from any place"
         )
     run = checkpoint.resolve().parent.parent
-    refuse_edited(run, old, config)
-    if not allow_changed_processes:
+    with held_by_first(run):
+        refuse_edited(run, old, config)
         processes = make_trainer(config, [], [], run).world_size
-        # Checkpoints of earlier versions say neither their processes nor their cases.
-        refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
-    for line in settings.differences(old, config):
-        console.print(f"[yellow]changed on resume[/] {escape(line)}")
-    check_processes(config.trainer.devices)
-    data = build_data(config, console)
-    if not allow_changed_data:
-        refuse_other_data(checkpoint, provenance, data)
-    return _fit(config, data, build_task(config), run, console, checkpoint)
+        if not allow_changed_processes:
+            # Checkpoints of earlier versions say neither their processes nor their cases.
+            refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
+        for line in settings.differences(old, config):
+            console.print(f"[yellow]changed on resume[/] {escape(line)}")
+        check_processes(config.trainer.devices)
+        data = build_data(config, console)
+        if not allow_changed_data:
+            refuse_other_data(checkpoint, provenance, data)
+        return _fit(config, data, build_task(config), run, console, checkpoint, repeatable=True)
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Path:
@@ -151,6 +161,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     check_file_name(old.name, "run")
     check_place(Path(config.runs) / old.name)
     check_processes(devices=1)
+    check_device(config)
     data = build_data(config, console)
     task = trained_task(config, checkpoint)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
@@ -237,11 +248,37 @@ def new_folder(parent: Path, name: str) -> Path:
     Raises:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
-    check_file_name(name, "run")
     return Path(agreed(RUN_FOLDER, lambda: str(_new_folder(parent, name))))
 
 
+@contextmanager
+def _claimed(parent: Path, name: str, folder: Path | None) -> Iterator[Path]:
+    """The folder of a run that begins, held by the first process: a new one or ``folder``; removed if left empty."""
+    with ExitStack() as lock:
+        run = Path(agreed(RUN_FOLDER, lambda: str(_claim(parent, name, folder, lock))))
+        try:
+            yield run
+        except BaseException:
+            with suppress(OSError):  # it is not empty
+                run.rmdir()
+            raise
+
+
+def _claim(parent: Path, name: str, folder: Path | None, lock: ExitStack) -> Path:
+    if folder is not None:
+        lock.enter_context(held(folder))
+        folder.mkdir(exist_ok=True)
+        return folder
+    while True:
+        run = _new_folder(parent, name)
+        with suppress(InUseError):
+            lock.enter_context(held(run))
+            if not any(run.iterdir()):  # else a run of this name began elsewhere just now
+                return run
+
+
 def _new_folder(parent: Path, name: str) -> Path:
+    check_file_name(name, "run")
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
@@ -263,22 +300,24 @@ def _fit(
     run: Path,
     console: Console,
     checkpoint: Path | None,
+    repeatable: bool,
 ) -> Path:
     config = dataclasses.replace(config, name=run.name, runs=str(run.parent))
-    _write_config(config, run)
     history = History(run / "metrics.csv")
     if checkpoint:
         history.resume(read_whole(checkpoint)["global_step"])
+    _write_config(config, run)
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
         keep_checkpoint(run, "best", "val/gwi" if data.of_one_anatomy else "val/dice", config.trainer.validate_every),
         keep_checkpoint(run, "last", None, 1),
     ]
+    request = StopRequest(repeatable)
     callbacks = [
         *checkpoints,
         Provenance(config, data.fingerprint(), case_keys(data)),
-        AmidEpochs(run, config.trainer.checkpoint_minutes),
+        AmidEpochs(run, config.trainer.checkpoint_minutes, request),
         TrainingProgress(console),
     ]
     trainer = make_trainer(config, loggers, callbacks, run)
@@ -287,13 +326,19 @@ def _fit(
         shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
         console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
         console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
-    with explained(trainer, config.trainer, run):
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with explained(trainer, config.trainer, run):
+            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except Exception as error:
+        if request.number:  # it came to a loader's process too, which died of it
+            raise Stopped(request.number, f"The newest checkpoint, if any, is in {run / 'checkpoints'}") from error
+        raise
     leave()
     if not trainer.is_global_zero:
         return run  # the first process tests alone
     load_weights(task, run / "checkpoints" / "best.ckpt", config)
-    draw_curves(history.path, run / "figures" / "curves.png")
+    if history.path.is_file():  # deleted, it is not written again where there is nothing left to train
+        draw_curves(history.path, run / "figures" / "curves.png")
     _test(config, data, task, run, console, loggers)  # last: a run with its test.csv is done
     return run
 

@@ -44,10 +44,6 @@ def _taught(config: Config) -> Taught:
 
 def _iterative(config: Config, name: str) -> Registrar:
     settings, stiffness = config.iterative, config.weights.bending
-    _check_descent("iterative", settings.learning_rate, settings.steps)
-    _check("weights.bending", stiffness, stiffness >= 0, "no negative weight")
-    _check("iterative.levels", settings.levels, settings.levels >= 1, "at least one level")
-    _check("iterative.control_spacing", settings.control_spacing, settings.control_spacing > 0, "a positive distance")
     similarity = Similarity(name, config.similarity.bins)
     descent = Descent(settings.learning_rate, settings.steps)
     transforms: dict[str, Callable[[], Registrar]] = {
@@ -56,8 +52,6 @@ def _iterative(config: Config, name: str) -> Registrar:
             similarity, stiffness, descent, settings.levels, settings.control_spacing
         ),
     }
-    if settings.transform not in transforms:
-        raise unknown_name("iterative.transform", settings.transform, transforms)
     return transforms[settings.transform]()
 
 
@@ -100,9 +94,6 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
         BingoError: there is no trained method to start from.
     """
     refine = config.refine
-    _check_descent("refine", refine.learning_rate, refine.steps)
-    _check("refine.bending", refine.bending, refine.bending >= 0, "no negative weight")
-    _check("refine.stride", refine.stride, refine.stride >= 1, "at least 1 voxel")
     if not refine.steps:
         return registrar
     if not trainable(registrar):
@@ -113,13 +104,3 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     similarity = Similarity(refine.similarity, config.similarity.bins)
     descent = Descent(refine.learning_rate, refine.steps)
     return Refined(registrar, similarity, refine.bending, descent, refine.stride)
-
-
-def _check_descent(section: str, learning_rate: float, steps: int) -> None:
-    _check(f"{section}.learning_rate", learning_rate, learning_rate > 0, "a positive rate")
-    _check(f"{section}.steps", steps, steps >= 0, "no negative number")
-
-
-def _check(name: str, value: float, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise BingoError(f"{name}={value}: wanted {wanted}")

@@ -23,6 +23,7 @@ from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.regular import check_regular
 from bingo_pl.training import methods
 from bingo_pl.training.weights import fill
 
@@ -75,6 +76,7 @@ def load(dims: int) -> tuple[Registrar, Config]:
 def read(path: Path) -> tuple[Registrar, Config]:
     """What `save` wrote; see `load`."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             header = dict(json.loads((file.metadata() or {}).get(HEADER, "{}")))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
