@@ -254,11 +254,12 @@ def register(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
     ] = None,
     transform: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Last stage: auto (what the evidence speaks for), rigid, affine, deformable, or network alone"
+            help="Last stage: auto (what the evidence speaks for), rigid, affine, deformable, or network alone",
+            show_default="auto; network with --affine or --refine",
         ),
-    ] = "auto",
+    ] = None,
     reference: Annotated[str, typer.Option(metavar="NAME", help="Image that stays where it is; default: none")] = "",
     initial: Annotated[
         list[str] | None,
@@ -271,8 +272,11 @@ def register(
     ] = None,
     like: Annotated[Path | None, typer.Option(metavar="FILE", help="Image whose grid the results get instead")] = None,
     affine: Annotated[
-        str, typer.Option(help="Affine stage of --transform network and of --memory: auto, always or never")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="Affine stage of --transform network and of --memory: auto, always or never", show_default="auto"
+        ),
+    ] = None,
     refine: Annotated[
         int | None,
         typer.Option(
@@ -315,7 +319,7 @@ def register(
             output,
             size,
             checkpoint,
-            affine=affine,
+            affine=affine or "auto",
             jacobian=jacobian,
             device=device,
             console=console,

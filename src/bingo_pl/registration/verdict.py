@@ -55,8 +55,8 @@ def judge(scans: Sequence[Scan], outcome: Outcome) -> Verdict:
     for scan, agreement, start, error in zip(scans, outcome.agreement, outcome.starts, outcome.error_mm, strict=True):
         if start is not None and not start.trusted:
             failed.append(
-                f"{scan.name} ({scan.title}) lies elsewhere than {scans[0].name} by its header, and nowhere does it agree "
-                f"well with it ({start.agreement:.2f} at best): another person, another part of the body, or a wrong "
+                f"{scan.name} ({scan.title}) lies elsewhere than {scans[0].name} by its header, and agrees well with "
+                f"it nowhere ({start.agreement:.2f} at best): another person, another part of the body, or a wrong "
                 "header. It stays where it was"
             )
         elif agreement < UNLIKE:

@@ -53,12 +53,12 @@ def register(
     *,
     masks: Mapping[str, Source] | None = None,
     labels: Mapping[str, Source] | None = None,
-    transform: str = "auto",
+    transform: str | None = None,
     reference: str | None = None,
     initial: Mapping[str, Path | str] | None = None,
     spacing_mm: float | None = None,
     like: Source | None = None,
-    affine: str = "auto",
+    affine: str | None = None,
     refine: int | None = None,
     device: str = "auto",
     console: Console | None = None,
@@ -74,12 +74,13 @@ def register(
         masks: the parts of the images that are compared, by their names: the modality, or t2_2 for the second of t2.
         labels: label maps that are registered with their images, by the images' names.
         transform: one of `TRANSFORMS`. ``auto``: the simplest that the evidence speaks for, see
-            `bingo_pl.alignment.cascade`; the others name the last stage.
+            `bingo_pl.alignment.cascade`; the others name the last stage. None: ``auto``, or ``network`` where
+            ``affine`` or ``refine`` is given.
         reference: the name of an image that stays where it is; None: the group meets in its middle.
         initial: ITK transforms of points of the group to points of an image (LPS mm), from which these start.
         spacing_mm: voxel size of the group grid; None: the finest voxel of the group.
         like: an image whose grid the registered images get instead.
-        affine: with ``network``: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
+        affine: with ``network``: ``auto`` (None), ``always`` or ``never``, see `bingo_pl.files.affine`.
         refine: with ``network``: steps of optimisation for this group after the network's result; 0 for none. None:
             `REFINE` steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
@@ -89,6 +90,8 @@ def register(
         BingoError: unusable images, an overlap that stays poor, modalities that the model does not know.
     """
     console = console or Console(quiet=True)
+    if transform is None:
+        transform = "auto" if affine is None and refine is None else "network"
     _check_choices(transform, affine, refine, reference, initial, spacing_mm, like)
     pairs, masks, labels = as_pairs(images), masks or {}, labels or {}
     names = names_of(modality for modality, _ in pairs)
@@ -111,7 +114,7 @@ def register(
         model.index(scan.modality)  # an unknown one is refused before the work begins
     check_dimensions(scans, model.dims)
     if transform == "network":
-        group = _by_network(scans, digests, affine, model, console)
+        group = _by_network(scans, digests, affine or "auto", model, console)
     else:
         starts = {name: read_linear(Path(file)) for name, file in (initial or {}).items()}
         frame = None if like is None else read_scan("like", "like", like, None, None).grid
@@ -126,7 +129,7 @@ def register(
 
 def _check_choices(
     transform: str,
-    affine: str,
+    affine: str | None,
     refine: int | None,
     reference: str | None,
     initial: Mapping[str, Path | str] | None,
@@ -136,9 +139,9 @@ def _check_choices(
     """Raises `BingoError` for values that are not known, or that do not go together."""
     if transform not in TRANSFORMS:
         raise unknown_name("transform", transform, TRANSFORMS)
-    if affine not in MODES:
+    if affine is not None and affine not in MODES:
         raise unknown_name("affine stage", affine, MODES)
-    if transform != "network" and (affine != "auto" or refine is not None):
+    if transform != "network" and (affine is not None or refine is not None):
         raise BingoError(
             "affine and refine belong to transform=network, the network alone. Name that transform, or leave them out"
         )
