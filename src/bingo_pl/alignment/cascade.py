@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bingo_pl.alignment.cloud import Cloud
+from bingo_pl.alignment.cloud import Cloud, Outlines
 from bingo_pl.alignment.error import predicted_error
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.optimisation import KINDS, Level, Sight, optimise
@@ -104,7 +104,9 @@ class Plan:
             return Level(kind, voxel_mm, 50, 0.2 * voxel_mm, 4_000 if voxel_mm >= self.coarse_mm else 6_000)
         stiffness = self.size_mm * self.fine_mm / 2
         nodes = (8 if finest else 6) * voxel_mm
-        return Level(kind, voxel_mm, 80 if finest else 60, 0.3 * self.fine_mm, 8_000, nodes, stiffness)
+        return Level(
+            kind, voxel_mm, 80 if finest else 60, 0.3 * self.fine_mm, 8_000 if finest else 5_000, nodes, stiffness
+        )
 
 
 def align(
@@ -147,8 +149,10 @@ class _Cascade:
         size_mm = float(np.median([picture.size_mm for picture in pictures]))
         self.plan = Plan.of(pictures, size_mm)
         self.small = [picture.coarse(size_mm / COARSEST) for picture in pictures]
+        self.outlines = Outlines.of(self.small)
         self.both = Combined([(similarity, 1.0), (Edges(), EDGES_WEIGHT)])
         self.sights: dict[float, Sight] = {}
+        self.edges: Sight | None = None
         self.stages: list[Stage] = []
 
     def run(self, initial: Linear | None) -> Outcome:
@@ -164,7 +168,7 @@ class _Cascade:
             if stage.kept:
                 maps, kept = found, kind
         self.tell("estimating the error")
-        cloud = Cloud.of(self.small, maps)
+        cloud = self.outlines.cloud(maps)
         agreement = self._agreement(self._experts(maps, cloud), maps, cloud)
         trusted = [start is None or start.trusted for start in starts]
         if (min(agreement) < UNLIKE or not all(trusted)) and len(self.pictures) > 1:
@@ -222,7 +226,7 @@ class _Cascade:
         """Run a stage from ``start``, and judge it against the maps ``before``."""
         run = {"rigid": self._rigid, "affine": self._affine, "deformable": self._deformable}[kind]
         maps = run(start)
-        cloud = Cloud.of(self.small, start)
+        cloud = self.outlines.cloud(start)
         moved = self._moved(maps, before, cloud)
         needed = INVENTED[kind] * self.plan.image_mm
         edges = self._edges(before), self._edges(maps)
@@ -250,13 +254,13 @@ class _Cascade:
         start, voxels = maps, sorted(self.sights, reverse=True)
         for voxel in voxels[:2]:
             maps = self._optimise(maps, self.plan.level("deformable", voxel))
-        found = self._moved(maps, start, Cloud.of(self.small, start)) > INVENTED["deformable"] * self.plan.image_mm
+        found = self._moved(maps, start, self.outlines.cloud(start)) > INVENTED["deformable"] * self.plan.image_mm
         if found or self.transform == "deformable":
             maps = self._optimise(maps, self.plan.level("deformable", self.plan.fine_mm, finest=True))
         return maps
 
     def _optimise(self, maps: Maps, level: Level) -> Maps:
-        cloud = Cloud.of(self.small, maps)
+        cloud = self.outlines.cloud(maps)
         sight = self._see(level.voxel_mm, maps, cloud)
         return optimise(sight, maps, level, cloud, self.generator, self.reference)
 
@@ -270,10 +274,11 @@ class _Cascade:
 
     def _edges(self, maps: Maps) -> float:
         """Agreement of edges, the mean over images."""
-        cloud = Cloud.of(self.small, maps)
-        voxel_mm = max(self.plan.coarse_mm / 3, self.plan.fine_mm)
-        sight = Sight.of(Edges(), self.pictures, self.modalities, voxel_mm, maps.linear, cloud.box)
-        return float(np.mean(self._agreement(sight, maps, cloud)))
+        cloud = self.outlines.cloud(maps)
+        if self.edges is None:
+            voxel_mm = max(self.plan.coarse_mm / 3, self.plan.fine_mm)
+            self.edges = Sight.of(Edges(), self.pictures, self.modalities, voxel_mm, maps.linear, cloud.box)
+        return float(np.mean(self._agreement(self.edges, maps, cloud)))
 
     def _agreement(self, sight: Sight, maps: Maps, cloud: Cloud) -> list[float]:
         """Of each image with those it is compared with, over all points: where fields do not overlap, 0."""

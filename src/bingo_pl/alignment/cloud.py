@@ -20,20 +20,20 @@ MOST = 20_000
 
 
 @dataclass(frozen=True, eq=False)
-class Cloud:
-    """Coarse voxels of all images' objects."""
+class Outlines:
+    """Where each image of a group shows its object, some margin with it: coarse voxels."""
 
-    centres: Tensor
-    """(K, D) mm."""
+    centres: Sequence[Tensor]
+    """(K, D) for each image, in its own mm."""
     voxel_mm: float
 
     @classmethod
-    def of(cls, pictures: Sequence[Picture], maps: Maps) -> Cloud:
-        """The objects of a group as its maps have them: each image adds its own, some margin with it."""
+    def of(cls, pictures: Sequence[Picture]) -> Outlines:
+        """Outline the objects of some images."""
         step = float(np.median([picture.size_mm for picture in pictures])) / ACROSS
         draw = np.random.default_rng(0)
         parts = []
-        for image, picture in enumerate(pictures):
+        for picture in pictures:
             inside, to_index = picture.outline(step)
             if picture.region is None:
                 inside = binary_dilation(binary_fill_holes(inside))
@@ -41,8 +41,22 @@ class Cloud:
             if len(places) > MOST:
                 places = places[np.sort(draw.choice(len(places), MOST, replace=False))]
             own = (places - to_index[:, -1]) @ np.linalg.inv(to_index[:, :-1]).T
-            parts.append(Maps(maps.linear.of(image)).inverse(torch.from_numpy(own).float())[0])
-        return cls(torch.cat(parts), step)
+            parts.append(torch.from_numpy(own).float())
+        return cls(parts, step)
+
+    def cloud(self, maps: Maps) -> Cloud:
+        """The objects in the common space, as the linear maps of the group have them."""
+        moved = [Maps(maps.linear.of(image)).inverse(own)[0] for image, own in enumerate(self.centres)]
+        return Cloud(torch.cat(moved), self.voxel_mm)
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Coarse voxels of all images' objects."""
+
+    centres: Tensor
+    """(K, D) mm."""
+    voxel_mm: float
 
     def draw(self, number: int, generator: torch.Generator) -> Tensor:
         """(number, D) points, anywhere in the voxels: off all grids, so that no grid leaves its mark."""

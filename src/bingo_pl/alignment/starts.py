@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from bingo_pl.alignment.cloud import Cloud
+from bingo_pl.alignment.cloud import Outlines
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.optimisation import Level, Sight, optimise
 from bingo_pl.alignment.similarity import Similarity
@@ -55,10 +55,11 @@ def coarse_start(
         generator: draws points.
     """
     dims = pictures[0].dims
-    centres = [Cloud.of([picture], Maps(Linear.identity(1, dims))).centre for picture in pictures]
+    outlines = Outlines.of(pictures)
+    centres = [own.mean(0) for own in outlines.centres]
 
     def improved(turn: Tensor, offset: Tensor, kind: str) -> Start:
-        return _improved(similarity, pictures, modalities, Linear(turn[None], offset[None]), kind, generator)
+        return _improved(similarity, pictures, modalities, outlines, Linear(turn[None], offset[None]), kind, generator)
 
     best = improved(torch.eye(dims), torch.zeros(dims), "headers")
     others = [("centres", torch.eye(dims)), *_turns(dims)]
@@ -75,6 +76,7 @@ def _improved(
     similarity: Similarity,
     pictures: tuple[Picture, Picture],
     modalities: tuple[int, int],
+    outlines: Outlines,
     start: Linear,
     kind: str,
     generator: torch.Generator,
@@ -83,11 +85,11 @@ def _improved(
     still = Linear.identity(1, pictures[0].dims)
     maps = Maps(Linear(torch.cat([still.matrix, start.matrix]), torch.cat([still.offset, start.offset])))
     voxel = max(picture.size_mm for picture in pictures) / ACROSS
-    cloud = Cloud.of(pictures, maps)
+    cloud = outlines.cloud(maps)
     sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
     level = Level("rigid", voxel, STEPS, 0.4 * voxel, POINTS)
     maps = optimise(sight, maps, level, cloud, generator, reference=0)
-    cloud = Cloud.of(pictures, maps)
+    cloud = outlines.cloud(maps)
     sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
     with torch.no_grad():
         pair = torch.tensor([0]), torch.tensor([1])

@@ -30,7 +30,7 @@ from data_modules.reading import read_image, read_voxels
 
 MAX_PICTURED = 8
 """Images of which pictures are drawn: of larger groups those whose figures are worst."""
-MAX_ACROSS = 240
+MAX_ACROSS = 192
 """Voxels of the display grid along its longest axis: pictures are not larger."""
 MAX_LABELLED = 16
 """Label maps that are compared with each other, of those images that come first."""
