@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from bingo_pl.alignment.optimisation import Level
+from bingo_pl.alignment.registrar import Intrinsic
+from bingo_pl.alignment.similarity import Combined, Edges, Experts
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.methods.attention_unet import AttResUNet
@@ -80,11 +83,13 @@ def trainable(registrar: Registrar) -> bool:
 
 
 def refined(registrar: Registrar, config: Config) -> Registrar:
-    """The trained method with the refinement that the settings ask for, if any.
+    """The trained method with the refinement, or the optimisation of its experts, that the settings ask for, if any.
 
     Raises:
-        BingoError: there is no trained method to start from.
+        BingoError: there is no trained method to start from, or the settings are not what it takes.
     """
+    if config.intrinsic.steps:
+        return _intrinsic(registrar, config)
     refine = config.refine
     _check_descent("refine", refine.learning_rate, refine.steps)
     _check("refine.bending", refine.bending, refine.bending >= 0, "no negative weight")
@@ -99,6 +104,39 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     similarity = Similarity(refine.similarity, config.similarity.bins)
     descent = Descent(refine.learning_rate, refine.steps)
     return Refined(registrar, similarity, refine.bending, descent, refine.stride)
+
+
+def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
+    own = config.intrinsic
+    _check_descent("intrinsic", own.learning_rate, own.steps)
+    for name, values in (("voxels", own.voxels), ("nodes", own.nodes)):
+        if not values or min(values) <= 0:
+            raise BingoError(f"intrinsic.{name}={values}: wanted a positive number for each level, e.g. [2,1,0.5]")
+    if len(own.voxels) != len(own.nodes):
+        raise BingoError(
+            f"intrinsic.voxels={own.voxels} has {len(own.voxels)} levels and intrinsic.nodes={own.nodes} has "
+            f"{len(own.nodes)}: wanted one number for each level in both"
+        )
+    _check("intrinsic.bending", own.bending, own.bending >= 0, "no negative weight")
+    _check("intrinsic.edges", own.edges, own.edges >= 0, "no negative weight")
+    _check("intrinsic.points", own.points, own.points >= 2, "at least 2 points")
+    if config.refine.steps:
+        raise BingoError(
+            f"intrinsic.steps={own.steps} and refine.steps={config.refine.steps}: both improve the result for each "
+            "group. Set one of them to 0"
+        )
+    if not isinstance(registrar, Bingo):
+        raise BingoError(
+            f"intrinsic.steps={own.steps}, but method '{config.method}' has no experts to compare images by. Set "
+            "method=bingo, or intrinsic.steps=0"
+        )
+    experts = Experts(registrar, range(registrar.dims) if own.mirrored else ())
+    similarity = Combined([(experts, 1.0), (Edges(), own.edges)]) if own.edges else experts
+    levels = [
+        Level("deformable", voxel, own.steps, own.learning_rate * node, own.points, node, own.bending)
+        for voxel, node in zip(own.voxels, own.nodes, strict=True)
+    ]
+    return Intrinsic(registrar, similarity, levels, own.from_network)
 
 
 def _check_descent(section: str, learning_rate: float, steps: int) -> None:
