@@ -17,6 +17,9 @@ from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
 
+POINTS = {2: 1_500, 3: 6_000}
+"""At which the experts of a group are compared in a step, by D."""
+
 
 def _bingo(config: Config) -> Registrar:
     settings = dataclasses.asdict(config.model)
@@ -119,7 +122,7 @@ def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
         )
     _check("intrinsic.bending", own.bending, own.bending >= 0, "no negative weight")
     _check("intrinsic.edges", own.edges, own.edges >= 0, "no negative weight")
-    _check("intrinsic.points", own.points, own.points >= 2, "at least 2 points")
+    _check("intrinsic.points", own.points, own.points == 0 or own.points >= 2, "at least 2 points, or 0")
     if config.refine.steps:
         raise BingoError(
             f"intrinsic.steps={own.steps} and refine.steps={config.refine.steps}: both improve the result for each "
@@ -132,8 +135,9 @@ def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
         )
     experts = Experts(registrar, range(registrar.dims) if own.mirrored else ())
     similarity = Combined([(experts, 1.0), (Edges(), own.edges)]) if own.edges else experts
+    points = own.points or POINTS[registrar.dims]
     levels = [
-        Level("deformable", voxel, own.steps, own.learning_rate * node, own.points, node, own.bending)
+        Level("deformable", voxel, own.steps, own.learning_rate * node, points, node, own.bending)
         for voxel, node in zip(own.voxels, own.nodes, strict=True)
     ]
     return Intrinsic(registrar, similarity, levels, own.from_network)
