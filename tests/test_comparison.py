@@ -174,7 +174,10 @@ def test_a_method_that_cannot_be_run_does_not_keep_the_others_from_it(folder: Pa
     ("row", "message"),
     [
         (RowConfig(["data.ffd_strength=0.1"]), "may differ in .* only, got data.ffd_strength: 0.4 -> 0.1"),
-        (RowConfig(["weights.bending=2"], start="ape"), "may differ in similarity., refine., intrinsic. only, got weights.bending"),
+        (
+            RowConfig(["weights.bending=2"], start="ape"),
+            "may differ in similarity., refine., intrinsic. only, got weights.bending",
+        ),
         (RowConfig([], start="mine"), "unknown start of mine 'mine'"),
     ],
 )
