@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from bingo_pl import BingoError
 from bingo_pl import config as settings
+from bingo_pl.alignment.experts import encode, encoded_lattice
+from bingo_pl.alignment.maps import Lattice, Linear, Maps, Warp
 from bingo_pl.alignment.registrar import Intrinsic
+from bingo_pl.alignment.volume import Picture
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import groupwise_warping_index
+from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.spatial import compose
+from bingo_pl.seeding import generator
+from bingo_pl.spatial import compose, sample
 from bingo_pl.training import methods, ready_model
 
 from .conftest import GroupMaker, one_group
@@ -110,6 +116,38 @@ def test_the_weights_stay(make_group: GroupMaker) -> None:
     method(misaligned(make_group, 0, 1))
     assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
     assert all(parameter.grad is None for parameter in method.parameters())
+
+
+def test_experts_of_a_mirrored_image_are_those_of_the_image_mirrored(make_group: GroupMaker) -> None:
+    image = make_group(shape=(32, 48)).images[0, 0, 0].numpy()
+    to_index = np.eye(2, 3)
+    model, _ = ready_model.load(2)
+    assert isinstance(model, Bingo)
+    lattice = encoded_lattice(torch.tensor([-0.5, -0.5]), torch.tensor([31.5, 47.5]), 1.0, model.stride)
+    pictures = (Picture(seen, None, to_index) for seen in (image, image[::-1].copy()))
+    plain, mirrored = (encode(model, picture, 0, lattice, Linear.identity(1, 2), (0,)) for picture in pictures)
+    values = plain.values.unflatten(0, plain.shape)
+    first, second = values.flip(0).chunk(2, dim=2)
+    torch.testing.assert_close(mirrored.values.unflatten(0, plain.shape), torch.cat([second, first], 2))
+    assert not torch.allclose(first, second, atol=0.1)  # the encoder itself is not symmetric
+
+
+def test_a_known_map_comes_between_velocity_and_linear_map_and_is_inverted(make_group: GroupMaker) -> None:
+    start = make(2)(misaligned(make_group, 0, 1, 2)).start
+    shifts, drift = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, -2.0]]), torch.tensor([[2.0, 1], [-1, 1], [-1, -2]])
+    lattice = Lattice.around(torch.zeros(2), torch.full((2,), 31.0), 8.0)
+    maps = Maps(
+        Linear(torch.eye(2).expand(3, 2, 2), shifts),
+        lattice,
+        drift[..., None, None].expand(3, 2, *lattice.shape),
+        Warp(torch.ones(2), start.displacement[0], start.inverse[0]),
+    )
+    points = 8 + 16 * torch.rand(50, 2, generator=generator("points"))
+    drifted = points + drift[:, None]
+    known = drifted + sample(start.displacement[0], drifted.mT[..., None])[..., 0].mT
+    torch.testing.assert_close(maps(points), known + shifts[:, None], atol=1e-3, rtol=0)
+    there_and_back = maps.inverse(maps(points)) - points
+    assert there_and_back.norm(dim=2).mean() < 0.05 * (known - drifted).norm(dim=2).mean()
 
 
 def test_settings_reach_the_method() -> None:
