@@ -24,6 +24,7 @@ TABLE = TableConfig(
         "bingo": RowConfig(["weights.truth=0"]),
         "bingo_guided": RowConfig([]),
         "bingo_refined": RowConfig(["refine.steps=2"], start="bingo_guided"),
+        "bingo_intrinsic": RowConfig(["intrinsic.steps=2"], start="bingo_guided"),
     },
 )
 METHODS = ["none", *TABLE.methods]
@@ -69,9 +70,10 @@ def test_the_files_are_there(table: Path) -> None:
 
 def test_a_refined_method_uses_the_training_it_starts_from(table: Path) -> None:
     assert (table / "trainings" / "bingo_guided" / "checkpoints" / "best.ckpt").exists()
-    assert not (table / "trainings" / "bingo_refined").exists()
+    assert not any((table / "trainings" / name).exists() for name in ("bingo_refined", "bingo_intrinsic"))
     text = (table / "table.md").read_text()
     assert "2 steps on the group itself" in text
+    assert "6 steps of its experts on the group itself" in text
 
 
 def test_a_finished_table_is_only_written_again(folder: Path, table: Path) -> None:
@@ -113,9 +115,11 @@ def test_a_row_does_not_start_from_a_training_of_other_settings(folder: Path, ta
 
 def test_what_changes_no_result_may_change(folder: Path, table: Path) -> None:
     run(folder, "table", "log.figure_groups=2", methods=("ape",))
-    run(folder, "table", "refine.stride=3", methods=("ape", "bingo_guided"))
+    run(folder, "table", "refine.stride=3", "intrinsic.points=9", methods=("ape", "bingo_guided"))
     with pytest.raises(BingoError, match=r"refine.stride: 2 -> 3"):
         run(folder, "table", "refine.stride=3", methods=("bingo_refined",))
+    with pytest.raises(BingoError, match=r"intrinsic.points: 0 -> 9"):
+        run(folder, "table", "intrinsic.points=9", methods=("bingo_intrinsic",))
 
 
 def test_some_methods_leave_the_others_in_the_table(folder: Path, table: Path) -> None:
@@ -170,7 +174,10 @@ def test_a_method_that_cannot_be_run_does_not_keep_the_others_from_it(folder: Pa
     ("row", "message"),
     [
         (RowConfig(["data.ffd_strength=0.1"]), "may differ in .* only, got data.ffd_strength: 0.4 -> 0.1"),
-        (RowConfig(["weights.bending=2"], start="ape"), "may differ in similarity., refine. only, got weights.bending"),
+        (
+            RowConfig(["weights.bending=2"], start="ape"),
+            "may differ in similarity., refine., intrinsic. only, got weights.bending",
+        ),
         (RowConfig([], start="mine"), "unknown start of mine 'mine'"),
     ],
 )

@@ -158,7 +158,9 @@ def run_scalability(
 
     The experiment gives the data, the checkpoint the method. Killed, it goes on by the same command.
     """
-    if of_method := [text for text in overrides or () if text.startswith(("method=", "model.", "refine."))]:
+    if of_method := [
+        text for text in overrides or () if text.startswith(("method=", "model.", "refine.", "intrinsic."))
+    ]:
         raise BingoError(f"{' '.join(of_method)}: the method is the checkpoint's as it is. Leave it out")
     experiment_name = settings.with_data(experiment_name, overrides or ())
     config = settings.load(experiment_name, overrides or ())

@@ -279,6 +279,49 @@ class RefineConfig:
 
 
 @dataclass
+class IntrinsicConfig:
+    """How the agreement of a trained model's own experts is maximised for each group; see
+    `bingo_pl.alignment.registrar.Intrinsic`. Voxels are those of the working grid."""
+
+    steps: int = 0
+    """Number of optimisation steps at each level. 0: none."""
+    from_network: bool = False
+    """Whether to start from the network's result instead of from the images as they are."""
+    voxels: list[float] = field(default_factory=lambda: [2.0, 1.0, 0.5])
+    """Voxel size at which the model sees the images at each level; below 1, they are interpolated."""
+    nodes: list[float] = field(default_factory=lambda: [8.0, 4.0, 4.0])
+    """Distance of the velocity's nodes at each level, in voxels."""
+    bending: float = 24.0
+    """Weight of the velocity's mean bending energy, in squared voxels."""
+    learning_rate: float = 0.15
+    """Adam's, as a share of the distance of the nodes."""
+    points: int = 0
+    """Number of random points at which a step compares the images. 0: 1,500 in 2D, 6,000 in 3D."""
+    mirrored: bool = True
+    """Whether the model also sees the images mirrored along each axis, which adds channels that make other errors; in
+    3D it more than doubles the time."""
+    edges: float = 0.0
+    """Weight of the agreement of the images' edges (normalised gradient fields) beside the experts'."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.voxels) > 0 and min(self.voxels) > 0
+        nodes = len(self.nodes) == len(self.voxels) and levels and min(self.nodes) > 0
+        _check(
+            "intrinsic",
+            self,
+            {
+                "steps": (self.steps >= 0, "at least 0"),
+                "voxels": (levels, "a positive number for each level, e.g. [2,1,0.5]"),
+                "nodes": (nodes, "a positive number for each of intrinsic.voxels"),
+                "bending": (self.bending >= 0, "at least 0"),
+                "learning_rate": (self.learning_rate > 0, "a positive rate"),
+                "points": (self.points == 0 or self.points >= 2, "at least 2 points, or 0"),
+                "edges": (self.edges >= 0, "at least 0"),
+            },
+        )
+
+
+@dataclass
 class TrainerConfig:
     """Optimisation and hardware."""
 
@@ -375,6 +418,7 @@ class Config:
     similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
     iterative: IterativeConfig = field(default_factory=IterativeConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    intrinsic: IntrinsicConfig = field(default_factory=IntrinsicConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

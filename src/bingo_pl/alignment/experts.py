@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,8 +15,13 @@ from bingo_pl.alignment.volume import Picture, Volume, reduced
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.posterior import expert
 
+CHUNK = 2**18
+"""Voxels that are interpolated at once."""
 
-def encode(bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, linear: Linear) -> Volume:
+
+def encode(
+    bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, linear: Linear, mirrored: Sequence[int] = ()
+) -> Volume:
     """The means of an image's experts at the finest scale that has a velocity, each channel standardised.
 
     The image is encoded as it lies in the common space, so that the encoder, which turns with nothing, sees the images
@@ -26,22 +33,32 @@ def encode(bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, line
         modality: its number.
         lattice: the voxels that are encoded, sizes divisible by the network's stride.
         linear: the map of this image alone, common space to image.
+        mirrored: axes of the common space; along each the mirrored image is encoded as well. The encoder turns with
+            nothing, so this adds channels that make other errors.
 
     Returns:
         Read at points of the image.
     """
     values = torch.from_numpy(_seen(picture, lattice, linear))
     scale = bingo.velocity_scales[-1]
-    counts = [int(number == modality) for number in range(bingo.modalities)]
-    with torch.no_grad():
-        features = bingo.features(values.reshape(1, 1, *lattice.shape), counts)[scale]
-        means = expert(features).mean[0].flatten(1)
+    means = torch.cat([_means(bingo, values, modality, axes) for axes in [(), *((axis,) for axis in mirrored)]])
+    shape = tuple(means.shape[1:])
+    means = means.flatten(1)
     means = (means - means.mean(1, keepdim=True)) / (means.std(1, keepdim=True) + 1e-6)
     step = lattice.step_mm * 2**scale
     first = lattice.first + (2**scale - 1) / 2 * lattice.step_mm
     back = linear.inverse()  # image to common space, then to the index of a feature
     to_index = torch.cat([back.matrix[0], (back.offset[0] - first)[:, None]], 1) / step
-    return Volume(means.T.contiguous(), tuple(features.shape[2:]), to_index)
+    return Volume(means.T.contiguous(), shape, to_index)
+
+
+def _means(bingo: Bingo, values: Tensor, modality: int, axes: tuple[int, ...]) -> Tensor:
+    """(C, *s) of an image *S that is seen mirrored along axes."""
+    counts = [int(number == modality) for number in range(bingo.modalities)]
+    seen = values.flip(axes).to(next(bingo.parameters()).device)
+    with torch.no_grad():
+        features = bingo.features(seen[None, None], counts)[bingo.velocity_scales[-1]]
+    return expert(features).mean[0].flip([axis + 1 for axis in axes]).to(values.device)
 
 
 def _seen(picture: Picture, lattice: Lattice, linear: Linear) -> NDArray[np.float32]:

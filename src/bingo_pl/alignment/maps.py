@@ -84,9 +84,7 @@ class Lattice:
 
     def read(self, fields: Tensor, points: Tensor) -> Tensor:
         """Interpolate fields (N, C, *s) at points (P, D) or (N, P, D): (N, P, C)."""
-        where = self.to_nodes(points).expand(len(fields), -1, -1).transpose(1, 2)
-        line = [1] * (len(self.shape) - 1)
-        return sample(fields, where.reshape(*where.shape, *line)).flatten(2).transpose(1, 2)
+        return _read(fields, self.to_nodes(points))
 
     def points(self) -> Tensor:
         """(*s, D) mm of the nodes."""
@@ -94,14 +92,41 @@ class Lattice:
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
+def _read(fields: Tensor, index: Tensor) -> Tensor:
+    """Interpolate fields (N, C, *s) at indices (P, D) or (N, P, D): (N, P, C)."""
+    where = index.expand(len(fields), -1, -1).transpose(1, 2)
+    line = [1] * (fields.ndim - 3)
+    return sample(fields, where.reshape(*where.shape, *line)).flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Maps of N images that are known already, and their inverses: what a network made of a group."""
+
+    spacing: Tensor
+    """(D,) mm a voxel of the grid that they are known on; its first voxel is the origin."""
+    forward: Tensor
+    """(N, D, *s) mm."""
+    backward: Tensor
+    """(N, D, *s) mm, of the inverse."""
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """(P, D) or (N, P, D) -> (N, P, D)."""
+        return points + _read(self.forward, points / self.spacing)
+
+    def inverse(self, points: Tensor) -> Tensor:
+        return points + _read(self.backward, points / self.spacing)
+
+
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """The maps of a group's N images: a linear one after the exponential of a velocity."""
+    """The maps of a group's N images: a linear one after a known one, if any, after the exponential of a velocity."""
 
     linear: Linear
     lattice: Lattice | None = None
     velocity: Tensor | None = None
     """(N, D, *s) mm, mean over the images 0; None where nothing is deformed."""
+    known: Warp | None = None
 
     @property
     def size(self) -> int:
@@ -126,10 +151,11 @@ class Maps:
 
     def deformed(self, points: Tensor) -> Tensor:
         """Points (P, D) of the common space before the linear map: (N, P, D)."""
-        if self.velocity is None:
-            return points.expand(self.size, -1, -1)
-        assert self.lattice is not None
-        return points + self.lattice.read(self.displacement(), points)
+        moved = points.expand(self.size, -1, -1)
+        if self.velocity is not None:
+            assert self.lattice is not None
+            moved = moved + self.lattice.read(self.displacement(), points)
+        return moved if self.known is None else self.known(moved)
 
     def __call__(self, points: Tensor) -> Tensor:
         """Points (P, D) of the common space in each image: (N, P, D) mm."""
@@ -138,17 +164,19 @@ class Maps:
     def inverse(self, points: Tensor) -> Tensor:
         """Points of each image, (P, D) or (N, P, D) mm, in the common space."""
         back = self.linear.inverse()(points)
+        if self.known is not None:
+            back = self.known.inverse(back)
         if self.velocity is None:
             return back
         assert self.lattice is not None
         return back + self.lattice.read(self.displacement(-1), back)
 
     def without_velocity(self) -> Maps:
-        return Maps(self.linear)
+        return replace(self, lattice=None, velocity=None)
 
     def detach(self) -> Maps:
         velocity = None if self.velocity is None else self.velocity.detach()
-        return Maps(self.linear.detach(), self.lattice, velocity)
+        return replace(self, linear=self.linear.detach(), velocity=velocity)
 
 
 def centred(parameters: Tensor, reference: int | None) -> Tensor:

@@ -15,6 +15,8 @@ from bingo_pl.alignment.volume import Picture, Volume
 
 LAST_RATE = 0.05
 """Share of the rate that is left at the last step."""
+SMALLEST_GAIN = 1e-8
+"""Adam's epsilon, as the gain of agreement that a step at the full rate promises."""
 LEAST_OVERLAP = 0.05
 """Share of the points that two images must both show to be compared."""
 KINDS = ("rigid", "affine", "deformable")
@@ -82,8 +84,8 @@ class Sight:
             ]
             values.append(turned)
             counts.append(torch.stack([inside for _, inside in read]).all(0))
-        stacked = [torch.stack(each) for each in zip(*values, strict=True)]
         inside = torch.stack(counts).float()
+        stacked = self.similarity.prepared([torch.stack(each) for each in zip(*values, strict=True)], inside)
         both = inside[first] * inside[second]
         agreement = self.similarity.of([v[first] for v in stacked], [v[second] for v in stacked], both)
         return agreement, both.mean(1)
@@ -151,8 +153,8 @@ def _deform(
 def _descend(
     parameters: Tensor, loss: Callable[[Tensor], Tensor], level: Level, cloud: Cloud, generator: torch.Generator
 ) -> None:
-    """Adam with a falling rate."""
-    optimiser = torch.optim.Adam([parameters], lr=level.rate_mm, eps=1e-8)
+    """Adam with a falling rate; its epsilon is as small beside the slopes whatever the unit of length."""
+    optimiser = torch.optim.Adam([parameters], lr=level.rate_mm, eps=SMALLEST_GAIN / level.rate_mm, fused=True)
     for step in range(level.steps):
         for group in optimiser.param_groups:
             group["lr"] = level.rate_mm * (1 - (1 - LAST_RATE) * step / level.steps)

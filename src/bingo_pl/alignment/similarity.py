@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bingo_pl.alignment.experts import encode, encoded_lattice
@@ -42,12 +43,21 @@ class Similarity(ABC):
             box: the part of the common space that matters.
         """
 
+    def prepared(self, values: Sequence[Tensor], inside: Tensor) -> Sequence[Tensor]:
+        """What images are compared by, made once for each image instead of once for each pair.
+
+        Args:
+            values: (N, P, C) for each volume.
+            inside: (N, P), 1 where an image shows something.
+        """
+        return values
+
     @abstractmethod
     def of(self, first: Sequence[Tensor], second: Sequence[Tensor], counts: Tensor) -> Tensor:
         """Agreement (K,) of K pairs, at most 1.
 
         Args:
-            first: (K, P, C) for each volume: values of the first image of each pair.
+            first: (K, P, C) for each volume: the first image of each pair, `prepared`.
             second: of the second.
             counts: (K, P), 1 where both show something.
         """
@@ -58,14 +68,20 @@ class Experts(Similarity):
     """The learned intrinsic similarity: the cosine of the means of two images' experts."""
 
     bingo: Bingo
+    mirrored: Sequence[int] = ()
+    """Axes along which images are seen mirrored as well: see `encode`."""
 
     def see(self, picture: Picture, modality: int, voxel_mm: float, linear: Linear, box: Box) -> Sequence[Volume]:
-        return [encode(self.bingo, picture, modality, encoded_lattice(*box, voxel_mm, self.bingo.stride), linear)]
+        lattice = encoded_lattice(*box, voxel_mm, self.bingo.stride)
+        return [encode(self.bingo, picture, modality, lattice, linear, self.mirrored)]
+
+    def prepared(self, values: Sequence[Tensor], inside: Tensor) -> Sequence[Tensor]:
+        weights = inside[..., None]
+        mean = (values[0] * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
+        return [F.normalize(values[0] - mean, dim=2, eps=TINY)]
 
     def of(self, first: Sequence[Tensor], second: Sequence[Tensor], counts: Tensor) -> Tensor:
-        a, b = (_centred(values[0], counts) for values in (first, second))
-        cosine = (a * b).sum(2) / (a.square().sum(2) * b.square().sum(2) + TINY).sqrt()
-        return _mean(cosine, counts)
+        return _mean((first[0] * second[0]).sum(2), counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +114,11 @@ class Information(Similarity):
     def see(self, picture: Picture, modality: int, voxel_mm: float, linear: Linear, box: Box) -> Sequence[Volume]:
         return [picture.smoothed(voxel_mm)]
 
+    def prepared(self, values: Sequence[Tensor], inside: Tensor) -> Sequence[Tensor]:
+        return [_windows(values[0][..., 0], self.bins)]
+
     def of(self, first: Sequence[Tensor], second: Sequence[Tensor], counts: Tensor) -> Tensor:
-        a, b = (_windows(values[0][..., 0], self.bins) for values in (first, second))
+        a, b = first[0], second[0]
         joint = (a * counts[..., None]).transpose(1, 2) @ b / counts.sum(1).clamp(min=1)[:, None, None]
         rows, columns = joint.sum(2), joint.sum(1)
         return _negentropy(joint.flatten(1)) - _negentropy(rows) - _negentropy(columns)
@@ -113,6 +132,13 @@ class Combined(Similarity):
 
     def see(self, picture: Picture, modality: int, voxel_mm: float, linear: Linear, box: Box) -> Sequence[Volume]:
         return [volume for part, _ in self.parts for volume in part.see(picture, modality, voxel_mm, linear, box)]
+
+    def prepared(self, values: Sequence[Tensor], inside: Tensor) -> Sequence[Tensor]:
+        return [
+            ready
+            for index, (part, _) in enumerate(self.parts)
+            for ready in part.prepared(values[index : index + 1], inside)
+        ]
 
     def of(self, first: Sequence[Tensor], second: Sequence[Tensor], counts: Tensor) -> Tensor:
         total = counts.new_zeros(len(counts))
@@ -129,12 +155,6 @@ def choose_pairs(images: int, generator: torch.Generator) -> tuple[Tensor, Tenso
     order = torch.randperm(images, generator=generator)
     shifts = 1 + torch.randperm(images - 1, generator=generator)[:PARTNERS]
     return order.repeat(len(shifts)), torch.cat([order.roll(int(shift)) for shift in shifts])
-
-
-def _centred(values: Tensor, counts: Tensor) -> Tensor:
-    """(K, P, C) less the mean over the points that count."""
-    weights = counts[..., None]
-    return values - (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
 
 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The *common space* of a group has D dimensions: RAS mm for volumes, mm in the first image's plane for slices. Points
 are (P, D). A volume keeps its values as rows (V, C), one a voxel, so that interpolating C channels at a point reads 2^D
-rows and no more.
+rows and no more; to torch that is an image whose channels come last in memory.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
+
+from bingo_pl.spatial import sample
 
 SIGMA = 0.5
 """Standard deviation of the smoothing before an image is sampled every voxel of a level, in those voxels."""
@@ -50,20 +51,9 @@ class Volume:
         index = points @ self.to_index[:, :-1].T + self.to_index[:, -1]
         last = index.new_tensor([size - 1 for size in self.shape])
         inside = ((index.detach() > -0.5) & (index.detach() < last + 0.5)).all(1)
-        index = torch.minimum(index.clamp(min=0), last)
-        low = torch.minimum(index.detach().floor(), (last - 1).clamp(min=0))
-        part = index - low
-        step = (last > 0).long()
-        corners: Tensor = low.new_zeros(len(points), 1, dtype=torch.long)
-        weights = part.new_ones(len(points), 1)
-        for axis, size in enumerate(self.shape):
-            own = low[:, axis].long()
-            ends = torch.stack([own, own + step[axis]], 1)
-            corners = (corners[:, :, None] * size + ends[:, None]).flatten(1)
-            share = torch.stack([1 - part[:, axis], part[:, axis]], 1)
-            weights = (weights[:, :, None] * share[:, None]).flatten(1)
-        values = F.embedding_bag(corners, self.values, per_sample_weights=weights.to(self.values.dtype), mode="sum")
-        return values.float(), inside
+        channels_last = self.values.reshape(1, *self.shape, -1).movedim(-1, 1)  # a view: what rows are to torch
+        line = index.T.reshape(1, len(self.shape), -1, *[1] * (len(self.shape) - 1))
+        return sample(channels_last, line).flatten(2)[0].T, inside
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,8 +32,8 @@ RESERVED = (UNREGISTERED.casefold(), TRAININGS, "figures")
 IDENTITY = "row.yaml"
 OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step", "data.copies")
 """Settings that may differ between the rows of a table. The groups they are tested on are the same."""
-OF_METHOD = ("method", "similarity.", "iterative.", "refine.")
-OF_REFINEMENT = ("similarity.", "refine.")
+OF_METHOD = ("method", "similarity.", "iterative.", "refine.", "intrinsic.")
+OF_REFINEMENT = ("similarity.", "refine.", "intrinsic.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +119,8 @@ def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> 
 
 def _train(row: Row, run: Path, console: Console) -> Path:
     """The best checkpoint of a row's training, which is begun, taken up or found done."""
-    refine = dataclasses.replace(row.config.refine, steps=0)
-    config = dataclasses.replace(row.config, name=run.name, runs=str(run.parent), refine=refine)
+    alone = settings.override(row.config, ["refine.steps=0", "intrinsic.steps=0"])
+    config = dataclasses.replace(alone, name=run.name, runs=str(run.parent))
     return train_or_continue(config, console) / "checkpoints" / "best.ckpt"
 
 
@@ -187,4 +187,7 @@ def _given(trained_with: Config, config: Config, registrar: Registrar) -> str:
         given.append(f"the weights of {Path(trained_with.trainer.start).stem} to start from")
     if config.refine.steps:
         given.append(f"{config.refine.steps} steps on the group itself")
+    if config.intrinsic.steps:
+        steps = config.intrinsic.steps * len(config.intrinsic.voxels)
+        given.append(f"{steps} steps of its experts on the group itself")
     return ", ".join(given)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bingo_pl.alignment.registrar import Intrinsic
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import anatomy_shares, warping_residual
 from bingo_pl.methods.baselines import Refined, RefinedRegistration
@@ -142,7 +143,7 @@ def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Ten
 
 def hierarchical(registrar: Registrar) -> Bingo | None:
     """The method that has a posterior and experts, if any."""
-    if isinstance(registrar, Refined):
+    if isinstance(registrar, (Refined, Intrinsic)):
         registrar = registrar.start
     return registrar if isinstance(registrar, Bingo) else None
 

@@ -6,6 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from bingo_pl.alignment.optimisation import Level
+from bingo_pl.alignment.registrar import Intrinsic
+from bingo_pl.alignment.similarity import Combined, Edges, Experts
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.methods.attention_unet import AttResUNet
@@ -14,6 +17,9 @@ from bingo_pl.methods.bingo import Bingo, Taught
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
+
+POINTS = {2: 1_500, 3: 6_000}
+"""At which the experts of a group are compared in a step, by D."""
 
 
 def _bingo(config: Config) -> Registrar:
@@ -88,11 +94,13 @@ def trainable(registrar: Registrar) -> bool:
 
 
 def refined(registrar: Registrar, config: Config) -> Registrar:
-    """The trained method with the refinement that the settings ask for, if any.
+    """The trained method with the refinement, or the optimisation of its experts, that the settings ask for, if any.
 
     Raises:
-        BingoError: there is no trained method to start from.
+        BingoError: there is no trained method to start from, or the settings are not what it takes.
     """
+    if config.intrinsic.steps:
+        return _intrinsic(registrar, config)
     refine = config.refine
     if not refine.steps:
         return registrar
@@ -104,3 +112,25 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     similarity = Similarity(refine.similarity, config.similarity.bins)
     descent = Descent(refine.learning_rate, refine.steps)
     return Refined(registrar, similarity, refine.bending, descent, refine.stride)
+
+
+def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
+    own = config.intrinsic
+    if config.refine.steps:
+        raise BingoError(
+            f"intrinsic.steps={own.steps} and refine.steps={config.refine.steps}: both improve the result for each "
+            "group. Set one of them to 0"
+        )
+    if not isinstance(registrar, Bingo):
+        raise BingoError(
+            f"intrinsic.steps={own.steps}, but method '{config.method}' has no experts to compare images by. Set "
+            "method=bingo, or intrinsic.steps=0"
+        )
+    experts = Experts(registrar, range(registrar.dims) if own.mirrored else ())
+    similarity = Combined([(experts, 1.0), (Edges(), own.edges)]) if own.edges else experts
+    points = own.points or POINTS[registrar.dims]
+    levels = [
+        Level("deformable", voxel, own.steps, own.learning_rate * node, points, node, own.bending)
+        for voxel, node in zip(own.voxels, own.nodes, strict=True)
+    ]
+    return Intrinsic(registrar, similarity, levels, own.from_network)

@@ -49,7 +49,7 @@ class Model:
         else:
             config = read_config(path)
             registrar = experiment.trained_task(config, path).registrar
-        config = settings.override(config, [*overrides, "refine.steps=0"])
+        config = settings.override(config, [*overrides, "refine.steps=0", "intrinsic.steps=0"])
         device = device_of(config)
         return cls(registrar.to(device).eval(), config, path, device)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bingo_pl import config as settings
-from bingo_pl.config import Config, RefineConfig
+from bingo_pl.config import Config, IntrinsicConfig, RefineConfig
 from bingo_pl.errors import BingoError
 from data_modules.base import GroupDataModule
 
@@ -22,15 +22,19 @@ INDIFFERENT = (
     "trainer.gradient_checkpointing",
 )
 """Settings that change no result."""
-HOW_TO_REFINE = tuple(f"refine.{field.name}" for field in fields(RefineConfig) if field.name != "steps")
-"""Settings that change none where there is no step of refinement."""
+HOW_TO = {
+    section: tuple(f"{section}.{field.name}" for field in fields(kind) if field.name != "steps")
+    for section, kind in (("refine", RefineConfig), ("intrinsic", IntrinsicConfig))
+}
+"""Settings of each section that change none where its steps are 0."""
 LISTED = 5
 """Changed cases that an error names."""
 
 
 def indifferent(*configs: Config) -> tuple[str, ...]:
     """What the names of settings begin with that change no result of these."""
-    return INDIFFERENT if any(config.refine.steps for config in configs) else (*INDIFFERENT, *HOW_TO_REFINE)
+    unused = [names for section, names in HOW_TO.items() if not any(getattr(c, section).steps for c in configs)]
+    return (*INDIFFERENT, *(name for names in unused for name in names))
 
 
 def changes(old: Config, new: Config) -> list[str]:
