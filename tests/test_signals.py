@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from rich.console import Console
 
 from bingo_pl import __main__, cli, config
+from bingo_pl.signals import Stopped, stopping
 from bingo_pl.sweeps import local
 from bingo_pl.training import experiment
 from bingo_pl.training.callbacks import TrainingProgress
@@ -193,6 +195,19 @@ def registered(folder: Path, whole: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         assert bingo(patch, "register", *model, "--output", folder / "registered", *group) == 0
     return folder / "registered"
+
+
+@pytest.mark.parametrize("ending", [None, 0, 2])
+def test_a_stop_that_a_library_swallows_is_still_one(ending: int | None) -> None:
+    def command() -> None:
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        if ending is not None:
+            sys.exit(ending)
+
+    with pytest.raises(Stopped) as stop, stopping():
+        command()
+    assert stop.value.code == 130
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ def test_the_files_are_those_of_a_registration_in_memory(tmp_path: Path, dims: i
 
 def check_records(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Equal but for what needs all images at once, and for rounding: of the affine stage, of voxels about to fold."""
+    theirs["verdict"] = None
     for one, other in zip(ours["images"], theirs["images"], strict=True):
         other |= dict.fromkeys(("disagreement", "belongs", "misnaming", "looks_like"))
         assert abs(one.pop("folding_percent") - other.pop("folding_percent")) < 0.1

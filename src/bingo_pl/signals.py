@@ -37,7 +37,8 @@ class Stopped(SystemExit):
 def stopping() -> Iterator[None]:
     """Within, Ctrl-C and SIGTERM raise `Stopped` wherever the main thread is, so that temporary files are removed.
 
-    A second SIGTERM does not disturb that; a second Ctrl-C does.
+    A second SIGTERM does not disturb that; a second Ctrl-C does. Where a library has swallowed the exception, which
+    Python itself does in destructors, it comes again at the end of the block.
     """
     asked: list[int] = []
 
@@ -47,7 +48,15 @@ def stopping() -> Iterator[None]:
             raise Stopped(number)
 
     with handling(stop, STOPS):
-        yield
+        try:
+            yield
+        except Stopped:
+            raise
+        except SystemExit:
+            if not asked:
+                raise
+        if asked:
+            raise Stopped(asked[0])
 
 
 @contextmanager

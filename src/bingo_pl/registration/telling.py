@@ -78,20 +78,22 @@ def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], consol
     """What was done, what was kept and why, and how far off each image is likely to be."""
     for name, start in zip(names, way.starts, strict=True):
         if start != "headers":
-            console.print(f"{escape(name)}: not where its header has it; started from its object ({start})")
+            console.print(f"{escape(name)}: not where its header has it; started from its object ({escape(start)})")
     for stage in way.stages:
         done = "kept" if stage.kept else "not kept"
         console.print(
-            f"{stage.kind}: moves the images by {stage.moved_mm:.2g} mm against each other, {done}: {stage.why}",
+            f"{escape(stage.kind)}: moves the images by {stage.moved_mm:.2g} mm against each other, {done}: "
+            f"{escape(stage.why)}",
             soft_wrap=True,
         )
-    errors = ", ".join(f"{escape(name)} {error:.2g}" for name, error in zip(names, error_mm, strict=True))
-    console.print(f"kept: {way.kept}. Predicted error in mm: {errors}", soft_wrap=True)
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in zip(names, error_mm, strict=True))
+    console.print(f"kept: {escape(way.kept)}. Predicted error in mm: {escape(errors)}", soft_wrap=True)
 
 
 def report_verdict(verdict: Verdict, console: Console) -> None:
     """What the figures say of the result."""
-    colours = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
-    console.print(f"[{colours[verdict.level]}]{verdict.level.upper()}[/]", soft_wrap=True)
+    style = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}[verdict.level]
+    console.print(verdict.level.upper(), style=style)
     for reason in verdict.reasons:
-        console.print(f"[{colours[verdict.level]}]-[/] {escape(reason)}", soft_wrap=True)
+        console.print("-", style=style, end=" ")
+        console.print(escape(reason), soft_wrap=True)
