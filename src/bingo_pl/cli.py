@@ -344,7 +344,7 @@ def register(
             console=console,
         )
         written = group.write(output, jacobian, console)
-        doubtful = group.verdict.doubtful
+        doubtful = group.verdict is not None and group.verdict.doubtful
     console.print(f"written: {escape(str(written))}", soft_wrap=True)
     raise typer.Exit(1 if doubtful else 0)
 

@@ -127,7 +127,8 @@ def align(
         transform: ``auto``, or the last stage: ``rigid``, ``affine`` or ``deformable``, which is then kept whatever the
             evidence; those before it still have to win.
         reference: the number of an image that is held still; None: none, the group meets in its middle.
-        initial: where each image lies at the start, common space to image; None: as the headers have it.
+        initial: where each image lies at the start, common space to image, which is then believed; None: as the headers
+            have it, or as a search finds it.
         tell: is told which stage is at work.
     """
     return _Cascade(pictures, modalities, similarity, transform, reference, tell).run(initial)
@@ -158,7 +159,8 @@ class _Cascade:
     def run(self, initial: Linear | None) -> Outcome:
         given = Maps(initial or Linear.identity(len(self.pictures), self.pictures[0].dims))
         self.tell("looking for a start")
-        starts, start = self._start(given)
+        unknown: list[Start | None] = [None] * len(self.pictures)
+        starts, start = self._start(given) if initial is None else (unknown, given)
         maps, kept = given, "identity"
         last = "deformable" if self.transform == "auto" else self.transform
         for kind in KINDS[: KINDS.index(last) + 1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +183,8 @@ class RegisteredGroup:
     settings: Mapping[str, Any]
     way: Way | None = None
     """What was done and what was kept; None where the network alone registered."""
-    verdict: Verdict = field(default_factory=Verdict)
-    """What the figures say of the result."""
+    verdict: Verdict | None = None
+    """What the figures say of the result; None where the network alone registered."""
 
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]

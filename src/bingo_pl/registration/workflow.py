@@ -98,7 +98,8 @@ def register(
     check_names("mask", masks, names)
     check_names("label map", labels, names)
     check_names("initial transform", initial or {}, names)
-    check_names("reference", [reference] if reference else [], names)
+    if reference and reference not in names:
+        raise unknown_name("reference image", reference, names)
     scans: list[Scan] = []
     digests: dict[Path, str] = {}
     for name, (modality, image) in track(list(zip(names, pairs, strict=True)), "reading", console):

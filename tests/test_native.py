@@ -1,0 +1,170 @@
+"""Registration at the images' own resolution by the ready model's experts: known maps are found, the rest stays put."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from bingo_pl import BingoError, register
+from bingo_pl.cli import main
+from bingo_pl.files.grids import LPS, Grid
+from bingo_pl.files.transforms import affine_transform
+from bingo_pl.registration import registered
+from bingo_pl.registration.registered import RegisteredGroup
+
+from .test_affine import image, move
+from .test_transforms import make_grid, map_all, points_in
+
+FIRST = {2: make_grid((48, 52, 1), (1.5, 1.5, 2), (0, 0, 20)), 3: make_grid((34, 38, 30), (2.2, 2.2, 2.2))}
+OTHER = {2: make_grid((60, 62, 1), (1.2, 1.4, 2), (0, 0, 50)), 3: make_grid((40, 42, 24), (2, 2, 3.1), (20, -15, 30))}
+ASIDE = {2: (6.0, 5.0), 3: (9.0, 6.0)}
+"""mm and degrees by which the second head is moved."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report_without_pictures() -> Iterator[None]:
+    """Drawing takes longer than all else; the report has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registered, "write_report", lambda folder: (folder / "report.html").touch())
+        yield
+
+
+def heads(dims: int, scale: float = 1.0) -> tuple[dict[str, tuple[NDArray, NDArray]], NDArray]:
+    """A head in two contrasts on two grids, the second one moved; and its map, RAS mm; all ``scale`` times as large."""
+    truth = move(FIRST[dims], *ASIDE[dims])
+    images = {"a": image(FIRST[dims], "a"), "b": image(OTHER[dims], "b", truth)}
+    size = np.diag([scale, scale, scale, 1])
+    return {name: (array, size @ affine) for name, (array, affine) in images.items()}, size @ truth @ np.linalg.inv(
+        size
+    )
+
+
+def left_mm(group: RegisteredGroup, truth: NDArray, points: NDArray) -> float:
+    """Mean distance of where a's points come to lie in b from where they are."""
+    there = map_all(group["b"].forward.transform, map_all(group["a"].inverse.transform, points))
+    return float(np.linalg.norm(there - map_all(affine_transform(truth), points), axis=1).mean())
+
+
+def head_points(dims: int, scale: float = 1.0) -> NDArray:
+    """LPS mm of the head in the first image."""
+    array, affine = image(FIRST[dims], "a")
+    voxels = np.argwhere(array > 0.1 * array.max())[::40]
+    return (voxels @ affine[:3, :3].T + affine[:3, 3]) @ LPS[:3, :3] * scale
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_moved_head_is_found_across_contrasts(dims: int) -> None:
+    """Within half a voxel; 3 and 4 voxels away before."""
+    images, truth = heads(dims)
+    group = register(images)
+    assert group.way is not None
+    assert group.way.kept in ("rigid", "affine", "deformable")
+    assert left_mm(group, truth, head_points(dims)) < 0.5 * FIRST[dims].spacing[0]
+
+
+def test_what_is_aligned_stays_exactly_where_it_is() -> None:
+    """No interpolation but onto the group grid: both maps are the identity."""
+    group = register({"a": image(FIRST[3], "a"), "b": image(FIRST[3], "b")})
+    assert group.way is not None
+    assert group.way.kept == "identity"
+    for member in group.members.values():
+        assert np.array_equal(member.stage.affine, np.eye(4))
+    assert group.verdict is not None
+    assert not group.verdict.doubtful
+
+
+@pytest.mark.parametrize("scale", [0.01, 10.0])
+def test_the_size_of_the_object_does_not_matter(scale: float) -> None:
+    """A section of 0.7 mm and a thing of 70 cm: the same error in voxels."""
+    images, truth = heads(2, scale)
+    group = register(images)
+    assert left_mm(group, truth, head_points(2, scale)) < 0.5 * FIRST[2].spacing[0] * scale
+
+
+def test_the_reference_stays_still() -> None:
+    images, truth = heads(2)
+    group = register(images, reference="b", transform="rigid")
+    plane = np.linalg.inv(FIRST[2].affine) @ group["b"].stage.affine @ FIRST[2].affine
+    np.testing.assert_allclose(plane[:2], np.eye(4)[:2], atol=1e-5, err_msg="within the plane of the first")
+    assert left_mm(group, truth, head_points(2)) < 0.5 * FIRST[2].spacing[0]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_simpleitk_alone_repeats_what_is_written(dims: int, tmp_path: Path) -> None:
+    """The transforms of a deformation, in both files: images to 1e-3 of their range, inverse to a tenth of a voxel."""
+    images, _ = heads(dims)
+    group = register(images, transform="deformable")
+    out = group.write(tmp_path / "out", jacobian=True)
+    for name, (array, affine) in images.items():
+        original = Grid(array.shape, affine).to_sitk(array.astype(np.float32))
+        written = sitk.ReadImage(str(out / "registered" / f"{name}.nii.gz"))
+        forward, inverse = (
+            sitk.ReadTransform(str(out / "transforms" / f"{name}_{way}.h5")) for way in ("forward", "inverse")
+        )
+        again = sitk.Resample(original, written, forward, sitk.sitkLinear, float(array.min()))
+        difference = np.abs(sitk.GetArrayFromImage(again) - sitk.GetArrayFromImage(written))
+        assert np.quantile(difference, 0.999) < 1e-3 * np.ptp(array)
+        points = points_in(group.grid)
+        assert np.linalg.norm(map_all(inverse, map_all(forward, points)) - points, axis=1).mean() < 0.1
+    record = json.loads((out / "registration.json").read_text())
+    assert record["alignment"]["kept"] == "deformable"
+    assert record["verdict"]["level"] in ("pass", "warn", "fail")
+
+
+def test_results_get_the_finest_voxels_of_the_group_or_those_asked_for() -> None:
+    images, _ = heads(2)
+    finest = np.minimum(FIRST[2].spacing, OTHER[2].spacing)[:2]
+    np.testing.assert_allclose(register(images, transform="rigid").grid.spacing[:2], finest, rtol=1e-6)
+    np.testing.assert_allclose(register(images, transform="rigid", spacing_mm=4).grid.spacing[:2], 4)
+    like = register(images, transform="rigid", like=images["b"]).grid
+    assert like.shape == OTHER[2].shape
+    np.testing.assert_allclose(like.affine, OTHER[2].affine)
+
+
+def test_a_start_is_taken_from_a_file(tmp_path: Path) -> None:
+    """Two heads 90 mm apart, which the headers alone would not say."""
+    far = move(FIRST[3], 90, 30)
+    images = {"a": image(FIRST[3], "a"), "b": image(FIRST[3].part(np.zeros(3), np.ones(3), FIRST[3].shape), "b")}
+    images["b"] = (images["b"][0], far @ images["b"][1])
+    sitk.WriteTransform(affine_transform(far), str(tmp_path / "start.tfm"))
+    group = register(images, transform="rigid", initial={"b": tmp_path / "start.tfm"})
+    assert left_mm(group, far, head_points(3)) < 0.5 * FIRST[3].spacing[0]
+
+
+def test_what_shows_something_else_stays_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise in place of a head: the command ends with 1, and its image lies where it lay."""
+    noise = np.random.default_rng(0).random(FIRST[2].shape).astype(np.float32)
+    paths = {}
+    for name, (array, affine) in {"a": image(FIRST[2], "a"), "b": (noise, FIRST[2].affine)}.items():
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(array.astype(np.float32), affine), paths[name])
+    arguments = ["register", *(f"{name}={path}" for name, path in paths.items()), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["bingo", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    record = json.loads((tmp_path / "out" / "registration.json").read_text())
+    assert record["verdict"]["level"] == "fail"
+    assert all(entry["stage_affine_ras_mm"] == np.eye(4).tolist() for entry in record["images"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transform": "elastic"}, "unknown transform 'elastic'"),
+        ({"reference": "c"}, "unknown reference image 'c'"),
+        ({"spacing_mm": -1.0}, "wanted a number above 0"),
+        ({"transform": "rigid", "refine": 3}, "belong to transform=network"),
+        ({"initial": {"c": "x.tfm"}}, "unknown image of a initial transform"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(BingoError, match=message):
+        register({"a": image(FIRST[3], "a")}, **changes)  # type: ignore[arg-type]
