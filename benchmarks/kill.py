@@ -85,7 +85,7 @@ def main(
 ) -> None:
     """Kill each job so many times in all; the exit status is 1 where anything was lost or differs."""
     work = Path(tempfile.mkdtemp(prefix="kill-", dir=folder))
-    _write_cohort(work)
+    write_cohort(work)
     table = []
     for job in jobs(work):
         if job.name in only.split(",") or not only:
@@ -235,7 +235,7 @@ def _register(folder: Path, work: Path, checkpoint: Path) -> list[str]:
     ]
 
 
-def _write_cohort(work: Path) -> None:
+def write_cohort(work: Path) -> None:
     """Four training, one validation and two test groups of noisy discs, 16 x 16 voxels, in two contrasts."""
     (work / "cohort").mkdir()
     rows = []

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from bingo_pl import cli
+from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
@@ -26,7 +27,7 @@ from bingo_pl.evaluation.uncertainty import displacement_uncertainty, negative_l
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.seeding import generator
-from bingo_pl.training import experiment
+from bingo_pl.training import experiment, ready_model
 from bingo_pl.training.model import Model
 from data_modules.base import GroupDataModule
 
@@ -50,27 +51,36 @@ def main(
     samples: Annotated[int, typer.Option(help="Draws from the posterior")] = 32,
     teach: Annotated[int, typer.Option(help="Steps that teach the variances alone on the training groups first")] = 0,
     groups: Annotated[int, typer.Option(help="Test groups, evenly chosen. 0: all")] = 0,
+    name: Annotated[
+        str, typer.Option("--experiment", help="Whose test groups and settings of them. Empty: the model's")
+    ] = "",
 ) -> None:
     """Rank correlation and calibration of the uncertainty on the test groups, whose misalignment is known."""
-    loaded, data = load(checkpoint, overrides or [])
+    loaded, data = load(checkpoint, overrides or [], name)
     model, device = loaded.bingo, loaded.device
     if teach:
         teach_variances(model, data, device, teach)
     batches = list(data.test_dataloader())
     step = max(1, len(batches) // groups) if groups else 1
     images: list[Image] = []
+    if model.taught is not None:  # also where nothing did
+        model.taught = dataclasses.replace(model.taught, reach=math.inf)
     for batch in batches[::step]:
-        images += measure(model, data.misalign_for_evaluation(batch.to(device), "test"), samples)
+        group = data.misalign_for_evaluation(batch.to(device), "test")
+        if ready_model.takes_any(loaded.config):
+            group = dataclasses.replace(group, modalities=torch.zeros_like(group.modalities))
+        images += measure(model, group, samples)
     report("foreground", images)
     report("all voxels", [dataclasses.replace(image, foreground=image.foreground | True) for image in images])
 
 
-def load(checkpoint: Path, overrides: list[str]) -> tuple[Model, GroupDataModule]:
-    """A trained BInGo and the data of its experiment."""
-    model = Model.load(checkpoint, overrides=overrides)
+def load(checkpoint: Path, overrides: list[str], experiment_name: str = "") -> tuple[Model, GroupDataModule]:
+    """A trained BInGo and the data of its experiment, or of another one, whose settings the overrides are then."""
+    model = Model.load(checkpoint, overrides=[] if experiment_name else overrides)
     if not isinstance(model.registrar, Bingo):
         raise BingoError(f"{checkpoint}: method {model.config.method} has no posterior. Give a checkpoint of bingo")
-    data = experiment.build_data(model.config, console)
+    config = settings.load(experiment_name, overrides) if experiment_name else model.config
+    data = experiment.build_data(config, console)
     data.setup("fit")
     return model, data
 
@@ -111,7 +121,8 @@ def report(region: str, images: list[Image]) -> None:
     within = [spearman(image.uncertainty[image.foreground], image.error[image.foreground]) for image in images]
     expected = torch.cat([image.uncertainty[image.foreground] for image in images])
     observed = torch.cat([image.error[image.foreground] for image in images])
-    console.print(f"{region}: expected {rms(expected):.2f} mm, observed {rms(observed):.2f} mm (RMS)")
+    console.print(f"{region}: expected {rms(expected):.2f} mm, observed {rms(observed):.2f} mm (RMS), ", end="")
+    console.print(f"{expected.median():.2f} mm and {observed.median():.2f} mm (median)")
     console.print(f"  Spearman {np.nanmean(within):.3f} within the {len(images)} images, ", end="")
     console.print(f"{spearman(expected, observed):.3f} pooled")
     for share in expected.argsort().tensor_split(BINS):

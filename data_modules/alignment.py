@@ -12,6 +12,8 @@ HISTOGRAM_BINS = 32
 SAMPLED_SHARE = 0.5
 SAMPLING_SEED = 1
 ITERATIONS = 50
+FEWEST_VOXELS = 4
+"""Along each axis, that ITK's smoothing needs; it raises for fewer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ def align(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> Align
         moving: float32.
         start: its class (rigid, affine) says what is optimised.
     """
+    fixed, moving = _thickened(fixed), _thickened(moving)
     start_cost = _cost(fixed, moving, start)
     result = type(start)(start)
     try:
@@ -54,6 +57,14 @@ def align(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> Align
 def best_start(fixed: sitk.Image, moving: sitk.Image, starts: Sequence[sitk.Transform]) -> sitk.Transform:
     """The transform under which the images are most similar."""
     return min(starts, key=lambda start: _cost(fixed, moving, start))
+
+
+def _thickened(image: sitk.Image) -> sitk.Image:
+    """A slab of few slices with its outermost ones repeated until there are `FEWEST_VOXELS`."""
+    missing = [max(FEWEST_VOXELS - size, 0) for size in image.GetSize()]
+    if not any(missing):
+        return image
+    return sitk.ZeroFluxNeumannPad(image, [count // 2 for count in missing], [count - count // 2 for count in missing])
 
 
 def _registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:

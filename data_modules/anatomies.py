@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.seeding import generator
-from data_modules.base import GroupDataModule, Split
+from data_modules.base import GroupDataModule, Split, visible
 from data_modules.phantoms.painting import paint
-from data_modules.preprocess import Case, Member
+from data_modules.preprocess import Case, Member, to_spacing
 from data_modules.reading import read_image, read_labels
 
 SIZES = (3, 4, 5)
@@ -38,7 +38,7 @@ class AnatomiesDataModule(GroupDataModule):
     dimensions = (2, 3)
 
     def list_cases(self) -> dict[Split, list[Case]]:
-        files = sorted(self.root.glob("*.nii.gz"))
+        files = visible(self.root.glob("*.nii.gz"))
         if not files:
             raise self.not_found()
         return self.split_by_name([self._case(file, SIZES[i % len(SIZES)]) for i, file in enumerate(files)])
@@ -48,7 +48,7 @@ class AnatomiesDataModule(GroupDataModule):
         settings = self.preprocessing
         file = case.members[0].image
         subject = tio.Subject(labels=read_labels(file, read_image(file), self.label_ids))
-        resampled = tio.Resample(settings.spacing_mm, copy=False)(subject)["labels"].data[0]
+        resampled = to_spacing(subject, [settings.spacing_mm] * 3, file)(subject)["labels"].data[0]
         if len(settings.roi) == 3:
             return [self._group(resampled, case, case.name)]
         groups = []

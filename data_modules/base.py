@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch, collate
+from bingo_pl.config import DataConfig
 from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
@@ -105,7 +108,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             BingoError: a setting is out of its range.
         """
         super().__init__()
-        self.root = Path(root).expanduser()
+        self.root = Path(os.path.expanduser(root))  # which takes ~nobody as it is
         self.modalities = tuple(modalities)
         self.label_ids = tuple(label_ids)
         self.preprocessing = Preprocessing(
@@ -121,7 +124,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         self.copies = copies
         self.draws_per_test_group = draws_per_test_group
         self.workers = workers
-        cache = Path(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed").expanduser()
+        cache = Path(os.path.expanduser(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed"))
         below = self.root.parent if self.root.is_file() else self.root
         self.cache = GroupCache(cache, type(self).__name__, below, self.preprocessing)
         self.groups: dict[Split, list[CachedGroup]] = {}
@@ -321,30 +324,38 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         return [group for group in groups if group.size >= images]
 
     def _check_settings(self) -> None:
-        roi, ids = self.preprocessing.roi, self.label_ids
-        checks = {
-            "modalities: distinct names, at least one": self.modalities
-            and len(set(self.modalities)) == len(self.modalities),
-            "label_ids: distinct ids from 1 to 32767": len(set(ids)) == len(ids) and all(0 < i < 2**15 for i in ids),
-            "spacing_mm: positive": self.preprocessing.spacing_mm > 0 or self.may_keep_grid,
-            f"roi: {' or '.join(map(str, self.dimensions))} positive sizes": len(roi) in self.dimensions
-            and min(roi) > 0,
-            "splits: three counts, training, validation, test": len(self.splits) == 3 and min(self.splits) >= 0,
-            "batch_size: at least 1": self.batch_size >= 1,
-            "images_per_step: at least 2, or none": self.images_per_step is None or self.images_per_step >= 2,
-            "ffd_spacings: positive sizes in voxels, at least one": self.ffd_spacings and min(self.ffd_spacings) > 0,
-            "ffd_strength: not negative": self.ffd_strength >= 0,
-            "linear_strength: not negative": self.linear_strength >= 0,
-            "copies: at least 1": self.copies >= 1,
-            "copies: 1 where the images of a group show one anatomy": self.copies <= 1 or not self.of_one_anatomy,
-            "draws_per_test_group: at least 1": self.draws_per_test_group >= 1,
-            "workers: not negative": self.workers >= 0,
-        }
-        for rule, holds in checks.items():
-            if not holds:
-                name, wanted = rule.split(": ")
-                value = getattr(self.preprocessing if name in ("roi", "spacing_mm") else self, name)
-                raise BingoError(f"data.{name}={value} is invalid, wanted {wanted}")
+        """What `DataConfig` asks of every cohort, and what this one does."""
+        chosen = self.preprocessing
+        settings = DataConfig(
+            modalities=[*self.modalities],
+            label_ids=[*self.label_ids],
+            spacing_mm=chosen.spacing_mm,
+            roi=[*chosen.roi],
+            splits=[*self.splits],
+            batch_size=self.batch_size,
+            images_per_step=self.images_per_step,
+            ffd_spacings=[*self.ffd_spacings],
+            ffd_strength=self.ffd_strength,
+            linear_strength=self.linear_strength,
+            copies=self.copies,
+            draws_per_test_group=self.draws_per_test_group,
+            fill_nonfinite=chosen.fill_nonfinite,
+            workers=self.workers,
+        )
+        dimensions = " or ".join(map(str, self.dimensions))
+        one = "1 where the images of a group show one anatomy"
+        settings.check(
+            {
+                "spacing_mm": (chosen.spacing_mm > 0 or self.may_keep_grid, "positive"),
+                "roi": (len(chosen.roi) in self.dimensions, f"{dimensions} positive sizes"),
+                "copies": (self.copies == 1 or not self.of_one_anatomy, one),
+            }
+        )
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Files in order, without hidden ones: macOS leaves ``._x.nii.gz`` beside ``x.nii.gz``."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def some(names: Sequence[str], limit: int = 10) -> str:
@@ -361,7 +372,30 @@ def _in_memory(groups: list[CachedGroup]) -> CacheDataset:
         used += group.path.stat().st_size
         count += used <= MEMORY_BYTES
     # MONAI keeps what its own transforms return; a bare function it would call each time
-    return CacheDataset(groups, Lambda(load_group), cache_num=count, progress=False, copy_cache=False)
+    return _Groups(groups, Lambda(load_group), cache_num=count, progress=False, copy_cache=False)
+
+
+class _Groups(CacheDataset):
+    """MONAI's, whose transforms hide the error of a damaged file behind one of their own."""
+
+    def _load_cache_item(self, idx: int) -> Any:
+        with _plain_errors():
+            return super()._load_cache_item(idx)
+
+    def _transform(self, index: int) -> Any:
+        with _plain_errors():
+            return super()._transform(index)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, BingoError):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def _rank() -> tuple[int, int]:

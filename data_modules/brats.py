@@ -9,8 +9,8 @@ import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
-from data_modules.base import GroupDataModule, Split, some
-from data_modules.preprocess import Case, Member, read_subject, to_group
+from data_modules.base import GroupDataModule, Split, some, visible
+from data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
 
 
 class BratsDataModule(GroupDataModule):
@@ -30,7 +30,7 @@ class BratsDataModule(GroupDataModule):
         return {3: 4} if 4 in self.label_ids and 3 not in self.label_ids else {}
 
     def list_cases(self) -> dict[Split, list[Case]]:
-        folders = sorted(path for path in self.root.glob("*") if path.is_dir())
+        folders = [path for path in visible(self.root.glob("*")) if path.is_dir()]
         cases = []
         incomplete = []
         for folder in folders:
@@ -60,7 +60,7 @@ class BratsDataModule(GroupDataModule):
         # no smoothing before the resampling: from 1 to 2 mm, linear interpolation is the mean of 8 voxels
         steps = [
             tio.ToCanonical(copy=False),
-            tio.Resample(settings.spacing_mm, copy=False),
+            to_spacing(subject, [settings.spacing_mm] * 3, case.members[0].image),
             tio.CropOrPad(settings.roi, mask_name="brain", copy=False),
         ]
         return [to_group(tio.Compose(steps, copy=False)(subject), case, settings, axes=range(3))]

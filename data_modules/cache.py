@@ -13,16 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-import torch
 from rich.progress import track
 
+from bingo_pl import sealed
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from data_modules.preprocess import Case, Preprocessing
@@ -81,11 +81,15 @@ class GroupCache:
                 return str(error)
             return None
 
-        missing = [case for case in cases if not self._index(case).exists()]
+        missing = [case for case in cases if not os.path.exists(self._index(case))]
         with ThreadPoolExecutor(threads) as pool:
             results = pool.map(attempt, missing)
             progress = track(results, f"Preprocessing {self.dataset}", len(missing), disable=not missing)
-            problems = [problem for problem in progress if problem]
+            try:
+                problems = [problem for problem in progress if problem]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # else it would first work on all that is left
+                raise
         if problems:
             more = f"\n... and {len(problems) - REPORTED} more" if len(problems) > REPORTED else ""
             raise BingoError("\n".join(problems[:REPORTED]) + more)
@@ -93,12 +97,19 @@ class GroupCache:
     def groups(self, case: Case) -> list[CachedGroup]:
         """The groups of a prepared case. Raises `BingoError` if it is not, or its files changed since."""
         index = self._index(case)
-        if not index.exists():
+        if not os.path.exists(index):  # which says no where another user does not let us look; Path.exists() raises
             raise BingoError(f"{case.name} is not preprocessed, or its files were changed meanwhile. Run again")
-        folder = index.parent
-        return [
-            CachedGroup(folder / entry["file"], entry["name"], entry["size"]) for entry in json.loads(index.read_text())
-        ]
+        try:
+            entries = json.loads(index.read_text())
+            groups = [
+                CachedGroup(index.parent / f"{i}.pt", one["name"], int(one["size"])) for i, one in enumerate(entries)
+            ]
+            lost = next((group.path for group in groups if not os.access(group.path, os.R_OK)), None)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise _unusable(index, error) from error
+        if lost:
+            raise _unusable(lost, "it is gone, or another user's that you may not read")
+        return groups
 
     def _index(self, case: Case) -> Path:
         return self.folder / self.dataset / f"{case.name}-{self.key(case)}" / "index.json"
@@ -110,7 +121,7 @@ class GroupCache:
             entries = []
             for i, batch in enumerate(batches):
                 save_group(batch, index.parent / f"{i}.pt")
-                entries.append({"file": f"{i}.pt", "name": batch.names[0], "size": batch.size})
+                entries.append({"name": batch.names[0], "size": batch.size})
             _write_atomically(index, lambda file: file.write(json.dumps(entries).encode()))
         except OSError as error:
             raise BingoError(
@@ -141,17 +152,19 @@ def save_group(batch: GroupBatch, path: Path) -> None:
         "spacing": batch.spacing,
         "name": batch.names[0],
     }
-    _write_atomically(path, lambda file: torch.save(content, file))
+    _write_atomically(path, lambda file: sealed.write(content, file))
 
 
 def load_group(group: CachedGroup) -> GroupBatch:
     """Read what `save_group` wrote.
 
     Raises:
-        BingoError: the file is gone or damaged.
+        BingoError: the file is gone or damaged, or holds images that are not finite.
     """
     try:
-        content = torch.load(group.path, weights_only=True)
+        content = sealed.load(group.path)
+        if sealed.nonfinite({"images": content["images"], "spacing": content["spacing"]}):
+            raise ValueError("its images are not finite")
         return GroupBatch(
             images=content["images"],
             modalities=content["modalities"],
@@ -160,18 +173,27 @@ def load_group(group: CachedGroup) -> GroupBatch:
             spacing=content["spacing"],
             names=(content["name"],),
         )
-    except (OSError, EOFError, RuntimeError, KeyError) as error:
-        raise BingoError(
-            f"{group.path}: the preprocessed group cannot be read ({error}). Delete {group.path.parent} and run again"
-        ) from error
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        raise _unusable(group.path, error) from error
+
+
+def _unusable(path: Path, reason: object) -> BingoError:
+    """The error for a file of the cache that was damaged or belongs to somebody else."""
+    text = next(iter(str(reason).splitlines()), "") or type(reason).__name__
+    return BingoError(
+        f"{path}: the preprocessed group cannot be read ({text}). Delete {path.parent} and run again, or set "
+        "data.cache_dir to a folder of your own"
+    )
 
 
 def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    """A name that is nobody else's, also on other machines, and permissions as the user has them by default: several
+    users may share a cache."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("w+b") as file:
             write(file)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

@@ -19,7 +19,7 @@ from bingo_pl.errors import BingoError, unknown_name
 from data_modules.base import SPLITS, GroupDataModule, Split, some
 from data_modules.cache import CachedGroup
 from data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from data_modules.preprocess import Case, Member, foreground, to_group
+from data_modules.preprocess import Case, Member, foreground, to_group, to_spacing
 from data_modules.problems import Problem, refuse
 from data_modules.reading import read_image, read_labels, read_mask, unknown_ids
 
@@ -156,12 +156,13 @@ class Learn2RegDataModule(GroupDataModule):
             image.set_data(_normalised(image.data, entries["mask0"].data > 0, member.image))
         if member.label is not None:
             entries[f"labels:{member.label}"] = read_organs(member.label, image, settings.label_ids)
+        subject = tio.Subject(image0=image, **entries)
         steps = [
             tio.ToCanonical(copy=False),
-            tio.Resample(settings.spacing_mm, copy=False),
+            to_spacing(subject, [settings.spacing_mm] * 3, member.image),
             tio.CropOrPad(settings.roi, copy=False),
         ]
-        subject = tio.Compose(steps, copy=False)(tio.Subject(image0=image, **entries))
+        subject = tio.Compose(steps, copy=False)(subject)
         single = Case(f"{case.name}_{member.modality}", case.subject, (member,), fewest=1)
         return to_group(subject, single, settings, axes=range(3))
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError, unknown_name
 from data_modules.base import SPLITS, GroupDataModule, Split, some
-from data_modules.preprocess import Case, Member, read_subject, to_group
+from data_modules.manifest_file import REFUSED, Columns, Manifest, Row, read_manifest, repeated_images
+from data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
+from data_modules.problems import Problem
 
-COLUMNS = ("split", "group", "subject", "modality", "image", "label")
+COHORT = Columns(
+    ("split", "group", "subject", "modality", "image", "label"),
+    ("split", "group", "subject", "modality", "image"),
+    ("mask",),
+    others=True,
+    layout="Expected manifest.csv in data.root, or its path as data.root, with a header line and the columns "
+    "split,group,subject,modality,image,label and optionally mask. split is train, val or test; the lines of one "
+    "group have the same group; label and mask may be empty; paths are relative to the CSV file or absolute.",
+)
+"""Groups for training, validation and test."""
 
 
 class ManifestDataModule(GroupDataModule):
@@ -23,11 +36,7 @@ class ManifestDataModule(GroupDataModule):
     groups are resampled in-plane. The ROI is cropped from the centre or padded. ``splits`` is ignored.
     """
 
-    layout = (
-        "Expected manifest.csv in data.root, or its path as data.root, with a header line and the columns "
-        f"{','.join(COLUMNS)} and optionally mask. split is train, val or test; the lines of one group have the "
-        "same group; label and mask may be empty; paths are relative to the CSV file or absolute."
-    )
+    layout = COHORT.layout
     dimensions = (2, 3)
     may_keep_grid = True
 
@@ -35,21 +44,17 @@ class ManifestDataModule(GroupDataModule):
         path = self.root / "manifest.csv" if self.root.is_dir() else self.root
         if not path.is_file():
             raise self.not_found()
-        table = self._read_table(path)
-        _warn_of_shared_subjects(table)
+        manifest = with_cohort_problems(read_manifest(path, COHORT))
+        manifest.refuse()
+        for problem in manifest.problems:
+            if problem.severity == "warning":
+                rank_zero_warn(f"{path}: {problem.what}: {problem.why}")
+        for modality in {row.member.modality for row in manifest.rows} - set(self.modalities):
+            raise unknown_name(f"modality in {path} (data.modalities)", modality, self.modalities)
         cases: dict[Split, list[Case]] = {split: [] for split in SPLITS}
-        for name, lines in table.groupby("group", sort=False):
-            if lines["split"].nunique() > 1:
-                raise BingoError(
-                    f"{path}: group '{name}' is in the splits {', '.join(lines['split'].unique())}; keep it in one"
-                )
-            repeated = lines["image"][lines["image"].duplicated()]
-            if len(repeated):
-                raise BingoError(
-                    f"{path}: group '{name}' lists {repeated.iloc[0]} more than once. Remove the duplicate lines"
-                )
-            members = tuple(_member(path.parent, line) for _, line in lines.iterrows())
-            cases[lines["split"].iloc[0]].append(Case(str(name), lines["subject"].iloc[0], members))
+        for name, rows in groups_of(manifest).items():
+            case = Case(name, rows[0].cells["subject"], tuple(row.member for row in rows))
+            cases[_split(rows[0])].append(case)
         return cases
 
     def read_case(self, case: Case) -> list[GroupBatch]:
@@ -72,42 +77,58 @@ class ManifestDataModule(GroupDataModule):
         steps: list[tio.Transform] = []
         if settings.spacing_mm > 0:
             steps = [tio.ToCanonical(copy=False)] if dimension == 3 else []
-            steps += [tio.Resample(tuple(spacing), copy=False)]
+            steps += [to_spacing(subject, spacing, case.members[0].image)]
         steps += [tio.CropOrPad(tuple(roi), copy=False)]
         return [to_group(tio.Compose(steps, copy=False)(subject), case, settings, axes)]
 
-    def _read_table(self, path: Path) -> pd.DataFrame:
-        """The manifest's lines, all text, with known splits and modalities and no empty cell where one is needed."""
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-        except (ValueError, OSError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
-            raise BingoError(f"{path}: cannot be read as CSV ({error}). {self.layout}") from error
-        if missing := [column for column in COLUMNS if column not in table]:
-            raise BingoError(
-                f"{path}: has no column {', '.join(missing)}, only {', '.join(table.columns)}. {self.layout}"
-            )
-        if table.empty:
-            raise BingoError(f"{path}: lists no image. {self.layout}")
-        for column in ("split", "group", "subject", "modality", "image"):
-            empty = table.index[table[column].str.strip() == ""]
-            if len(empty):
-                raise BingoError(f"{path}: line {empty[0] + 2} has no {column}. Fill it in or remove the line")
-        for split in set(table["split"]) - set(SPLITS):
-            raise unknown_name(f"split in {path}", split, SPLITS)
-        for modality in set(table["modality"]) - set(self.modalities):
-            raise unknown_name(f"modality in {path} (data.modalities)", modality, self.modalities)
-        return table
+
+def groups_of(manifest: Manifest) -> dict[str, list[Row]]:
+    """A cohort's rows by group, both in the manifest's order."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in manifest.rows:
+        groups[row.cells["group"]].append(row)
+    return groups
 
 
-def _member(folder: Path, line: pd.Series) -> Member:
-    """One line's files; `/` leaves absolute paths as they are."""
-    label, mask = (folder / line[column] if line.get(column) else None for column in ("label", "mask"))
-    return Member(line["modality"], folder / line["image"], label, mask)
+def with_cohort_problems(manifest: Manifest) -> Manifest:
+    """The manifest, and beside the problems of its table those of its splits, groups and subjects."""
+    problems = [*manifest.problems, *_unknown_splits(manifest.rows), *_shared_subjects(manifest.rows)]
+    for name, rows in groups_of(manifest).items():
+        problems += _group_problems(name, rows)
+    return dataclasses.replace(manifest, problems=tuple(problems))
 
 
-def _warn_of_shared_subjects(table: pd.DataFrame) -> None:
-    splits = table.groupby("subject")["split"].nunique()
-    if len(shared := splits.index[splits > 1]):
-        rank_zero_warn(
-            f"{len(shared)} subjects are in more than one split, so test figures are optimistic: {some(list(shared))}"
+def _unknown_splits(rows: Sequence[Row]) -> Iterator[Problem]:
+    for split in sorted({row.cells["split"] for row in rows} - {*SPLITS, ""}):
+        yield Problem("error", str(unknown_name("split", split, SPLITS)), REFUSED, f"Correct it to {', '.join(SPLITS)}")
+
+
+def _shared_subjects(rows: Sequence[Row]) -> Iterator[Problem]:
+    splits = defaultdict(set)
+    for row in rows:
+        splits[row.cells["subject"]].add(row.cells["split"])
+    if shared := [subject for subject, parts in splits.items() if subject and len(parts) > 1]:
+        yield Problem(
+            "warning",
+            f"{len(shared)} subjects are in more than one split: {some(shared)}",
+            "what was seen in training is no test: its figures are too good",
+            "Keep each subject in one split",
         )
+
+
+def _group_problems(name: str, rows: Sequence[Row]) -> Iterator[Problem]:
+    """Of a group's lines alone; what its images show together is for `data_modules.checking.check`."""
+    member = Member("", Path())
+    try:
+        Case(name, name, (member, member))
+    except BingoError as error:
+        if name:  # an empty cell has been named with its line
+            yield Problem.refused(error, Path(), "a name with ../ would write outside of the output folder")
+    if len(splits := dict.fromkeys(row.cells["split"] for row in rows)) > 1:
+        yield Problem("error", f"group '{name}' is in the splits {', '.join(splits)}", REFUSED, "Keep it in one")
+    yield from repeated_images(rows, "error", f"group '{name}' ")
+
+
+def _split(row: Row) -> Split:
+    """Of a manifest that has been checked."""
+    return next(split for split in SPLITS if split == row.cells["split"])

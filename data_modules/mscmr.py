@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import BingoError
-from data_modules.base import GroupDataModule, Split, some
+from data_modules.base import GroupDataModule, Split, some, visible
 from data_modules.preprocess import Case, Member, rescale
 from data_modules.reading import read_image, read_labels
 from data_modules.slices import Plane, align, match_slices
@@ -88,7 +88,7 @@ class MscmrDataModule(GroupDataModule):
         """Files by patient, and by sequence and suffix ("" for images, "_manual" for labels)."""
         pattern = re.compile(rf"(.+)_({'|'.join(map(re.escape, self.modalities))})(|_manual)\.nii(\.gz)?")
         files: dict[str, dict[tuple[str, str], Path]] = defaultdict(dict)
-        for path in sorted([*self.root.glob("*"), *self.root.glob("*/*")]):
+        for path in visible([*self.root.glob("*"), *self.root.glob("*/*")]):
             if match := pattern.fullmatch(path.name):
                 patient, modality, suffix, _ = match.groups()
                 if (modality, suffix) in files[patient]:

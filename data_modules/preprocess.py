@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import BingoError
+from bingo_pl.memory import shortage
+from bingo_pl.names import check_file_name
 from data_modules.reading import corner_distance_mm, read_image, read_labels, read_mask
 
 PERCENTILES = (0.5, 99.5)
@@ -45,11 +47,9 @@ class Case:
     """Members without which it is of no use."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^./\\#\x00-\x1f][^/\\#\x00-\x1f]{0,150}", self.name):
-            raise BingoError(
-                f"'{self.name}' cannot name a group: names become file names, so they must not be empty, start "
-                "with a dot, hold a slash, a backslash, a '#' or control characters, or exceed 150 letters. Rename it"
-            )
+        check_file_name(self.name, "group")
+        if "#" in self.name:
+            raise BingoError(f"'{self.name}' cannot name a group: '#' numbers a group's misalignments. Rename it")
         if len(self.members) < self.fewest:
             files = ", ".join(str(member.image) for member in self.members)
             raise BingoError(
@@ -73,13 +73,21 @@ class Preprocessing:
     """Label ids to replace while reading, old to new."""
 
 
+def is_binary(image: Tensor) -> bool:
+    """Whether no more than two values occur."""
+    low, high = image.aminmax()
+    return bool(((image == low) | (image == high)).all())
+
+
 def foreground(image: Tensor) -> Tensor:
     """Where an image (1, X, Y, Z) shows something, as bool.
 
     Skull-stripped or padded images have one exact background value in many voxels (`BACKGROUND_SHARE`), the corners
     among them: the foreground is all else. It need not be the minimum, resampled images ring below it. In other images
-    the whole field of view is foreground.
+    the whole field of view is foreground. So it is in images of two values, a silhouette, say: one alone shows nothing.
     """
+    if is_binary(image):
+        return torch.ones_like(image, dtype=torch.bool)
     background = image == image[:, :: _step(image, 1), :: _step(image, 2), :: _step(image, 3)].flatten().mode().values
     return ~background if background.float().mean() >= BACKGROUND_SHARE else torch.ones_like(background)
 
@@ -124,6 +132,28 @@ def read_subject(case: Case, settings: Preprocessing) -> tio.Subject:
                 )
         subject |= entries
     return tio.Subject(subject)
+
+
+def to_spacing(subject: tio.Subject, spacing_mm: Sequence[float], path: Path) -> tio.Resample:
+    """The resampling of images to voxels of a size, where the result fits in memory.
+
+    Args:
+        subject: the images.
+        spacing_mm: three sizes.
+        path: of the first image.
+
+    Raises:
+        BingoError: it does not fit.
+    """
+    sizes = zip(subject.spatial_shape, subject.spacing, spacing_mm, strict=True)
+    shape = [math.ceil(size * old / new) for size, old, new in sizes]
+    if short := shortage(4 * math.prod(shape) * len(subject.get_images(intensity_only=False))):
+        extent = " x ".join(f"{size * mm:.3g}" for size, mm in zip(shape, spacing_mm, strict=True))
+        raise BingoError(
+            f"{path}: shows {extent} mm, which with the voxels of data.spacing_mm takes {short}. Correct the unit or "
+            "the voxel size in its header if it is wrong; else set a larger data.spacing_mm, or crop the image"
+        )
+    return tio.Resample(tuple(spacing_mm), copy=False)
 
 
 def to_group(subject: tio.Subject, case: Case, settings: Preprocessing, axes: Sequence[int]) -> GroupBatch:

@@ -1,7 +1,8 @@
 """One image file in, one checked TorchIO image out. Every file that training sees passes through here.
 
-Accepted: NIfTI, and whatever SimpleITK reads (`.mha`, `.nrrd`); any real number type; 2D files, 3D files, and 4D files
-whose fourth size is 1. All come out as (1, X, Y, Z) with a RAS affine; 2D files get Z = 1.
+Accepted: NIfTI, FreeSurfer's `.mgz`, and whatever SimpleITK reads (`.mha`, `.nrrd`); any real number type and byte
+order; 2D files, 3D files, and 4D files whose fourth size is 1. All come out as (1, X, Y, Z) with an affine to RAS mm,
+whatever the header's unit of length; slices get Z = 1.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 import torchio as tio
 
+from bingo_pl.errors import BingoError
+from data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
 from data_modules.problems import Problem, refuse
-from data_modules.volume import corner_distance_mm, open_volume, voxel_size_mm
+from data_modules.volume import open_volume
 
 __all__ = [
     "corner_distance_mm",
@@ -23,9 +26,11 @@ __all__ = [
     "read_labels",
     "read_mask",
     "read_voxels",
+    "stored_ids",
     "to_ids",
     "to_image",
     "to_mask",
+    "whole_numbers",
 ]
 
 ROUNDING_TOLERANCE = 1e-3
@@ -183,8 +188,8 @@ def other_grid(
         return None
     return Problem(
         "error",
-        f"the label map or mask lies up to {distance:.1f} mm from its image, more than half a voxel "
-        f"({tolerance:.2g} mm)",
+        f"the label map or mask lies up to {show_mm(distance)} from its image, more than half a voxel "
+        f"({show_mm(tolerance)})",
         why,
         "Correct its header, or resample it to the image's grid (nearest neighbour)",
     )
@@ -192,7 +197,29 @@ def other_grid(
 
 def to_ids(path: Path, data: np.ndarray, affine: np.ndarray, image: tio.ScalarImage) -> np.ndarray:
     """Whole numbers (X, Y, Z) int64, of voxels that should be on the image's grid; ``path`` is named in errors."""
-    refuse(path, other_grid(data.shape, affine, image.spatial_shape, image.affine), fractional(data))
+    refuse(path, other_grid(data.shape, affine, image.spatial_shape, image.affine))
+    return whole_numbers(path, data)
+
+
+def stored_ids(path: Path, ids: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Whole numbers int64 in the type in which a file had them; int32 where that is no integer of 32 bits at most.
+
+    Raises:
+        BingoError: an id is too large for that; ``path`` is named.
+    """
+    kept = dtype if dtype.kind in "iu" and dtype.itemsize <= 4 else np.dtype(np.int32)
+    limits = np.iinfo(kept)
+    if ids.size and not limits.min <= ids.min() <= ids.max() <= limits.max:
+        raise BingoError(
+            f"{path}: holds label ids from {ids.min()} to {ids.max()}, wanted {limits.min} to {limits.max}. Number the "
+            "labels anew"
+        )
+    return ids.astype(kept)
+
+
+def whole_numbers(path: Path, data: np.ndarray) -> np.ndarray:
+    """Label ids, int64, of voxels that hold them up to rounding; ``path`` is named in the error for any others."""
+    refuse(path, fractional(data))
     return np.rint(data).astype(np.int64)
 
 

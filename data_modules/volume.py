@@ -5,10 +5,9 @@ Each file is opened once. Nothing here raises on bad content: what would fail is
 
 from __future__ import annotations
 
-import gzip
 import io
-import itertools
 import logging
+import math
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,17 +20,41 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from data_modules.problems import Mend, Problem
+from bingo_pl.memory import shortage
+from data_modules.beginnings import LARGEST_GZIP_RATIO, gzip_reader, plain_reader
+from data_modules.geometry import (
+    ITK_SHEAR_TOLERANCE,
+    corner_distance_mm,
+    geometry_tolerance_mm,
+    invalid,
+    shear,
+    show_mm,
+    voxel_size_mm,
+    without_shear,
+)
+from data_modules.problems import Mend, Problem, found
+from data_modules.units import in_mm, named_unit_mm, nifti_unit_mm, nrrd_units
 
-GEOMETRY_TOLERANCE_MM = 0.1
-"""sform and qform closer than this at every corner are the same: float32 quaternions are less exact than matrices."""
-SHEAR_TOLERANCE = 1e-3
-"""The largest scalar product of two axis directions that this program takes for rounding."""
-ITK_SHEAR_TOLERANCE = 1e-4
-"""That of ITK, measured with SimpleITK 2.5.7."""
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error, HeaderDataError, ImageFileError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    RuntimeError,
+    MemoryError,
+    zlib.error,
+    HeaderDataError,
+    ImageFileError,
+)
 """What nibabel and SimpleITK raise on damaged files."""
 HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
+HEADER_BYTES = 540
+"""The longer of the two."""
+FLOAT = 4
+"""Bytes; as this every image is worked with."""
+META_UNIT = "ITK_VoxelUnits"
+"""Under which ITK gives MetaImage's `DistanceUnits`."""
 UNHEARD = logging.Logger("unheard", logging.CRITICAL)
 """For what nibabel says of headers that it repairs: it is among the problems."""
 
@@ -41,15 +64,24 @@ class Nifti:
     """What only a NIfTI file has."""
 
     content: bytes
-    """The file, decompressed."""
+    """The file, decompressed, as far as its header says that it goes."""
     raw: nib.Nifti1Header
     """The header as stored."""
     header: nib.Nifti1Header
     """The header with what nibabel repairs of it, e.g. voxel sizes of 0."""
-    surplus: int
-    """Bytes behind the voxels."""
+    surplus: bool
+    """Whether there are bytes behind the voxels."""
     form: str
     """The header's geometry that is used: sform, qform or, where there is neither, affine."""
+    unit_mm: float
+    """The header's unit of length."""
+    affine: np.ndarray
+    """4x4, array index to RAS mm, for the axes as they are stored."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Three sizes, as they are stored."""
+        return (*self.header.get_data_shape(), 1, 1)[:3]
 
 
 @dataclass(frozen=True)
@@ -59,9 +91,10 @@ class Volume:
     path: Path
     problems: tuple[Problem, ...]
     data: np.ndarray | None = None
-    """(X, Y, Z), intensity slope applied; None where the file holds no usable image."""
+    """(X, Y, Z), intensity slope applied, in this machine's byte order; None where the file holds no usable image.
+    A slice has its axis of one voxel last, whatever axis it is stored along."""
     affine: np.ndarray | None = None
-    """4x4, array index to RAS mm, as the header has it; None where there is no image."""
+    """4x4, array index to RAS mm; None where there is no image."""
     nifti: Nifti | None = None
 
     @property
@@ -77,89 +110,123 @@ def open_volume(path: Path) -> Volume:
             return Volume(path, (_folder(),))
         if not path.exists():
             return Volume(path, (_missing(),))
-        return _open_nifti(path) if path.name.lower().endswith((".nii", ".nii.gz")) else _open_itk(path)
+        if not path.is_file():  # opening a pipe waits for somebody to write into it
+            return Volume(path, (_no_file(),))
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            return _open_nifti(path)
+        return _open_mgh(path) if path.name.lower().endswith((".mgh", ".mgz")) else _open_itk(path)
     except PermissionError as error:
         return Volume(path, (_closed(error),))
     except UNREADABLE as error:
         return Volume(path, (_damaged(error),))
 
 
-def corner_distance_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The largest distance between the places that two affines give to a corner of a volume."""
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, size - 1) for size in shape])])
-    return float(np.linalg.norm(corners @ (affine - other).T[:, :3], axis=1).max())
+def as_native(data: np.ndarray) -> np.ndarray:
+    """Real numbers in this machine's byte order, of a type that SimpleITK and torch know too."""
+    kind = data.dtype.newbyteorder("=")
+    if kind.kind == "f":
+        kind = np.dtype(np.float32 if kind.itemsize <= FLOAT else np.float64)
+    with np.errstate(over="ignore"):  # what becomes Inf is refused as such
+        return np.ascontiguousarray(data, kind)
 
 
-def voxel_size_mm(affine: np.ndarray) -> np.ndarray:
-    """The length of a step along each array axis, (3,)."""
-    return np.linalg.norm(affine[:3, :3], axis=0)
-
-
-def shear(affine: np.ndarray) -> float:
-    """The largest scalar product of two axis directions; 0 where they are perpendicular, as ITK wants them."""
-    directions = affine[:3, :3] / voxel_size_mm(affine)
-    return float(np.abs(directions.T @ directions - np.eye(3)).max())
-
-
-def without_shear(affine: np.ndarray) -> np.ndarray:
-    """The nearest affine with perpendicular axes."""
-    header = nib.Nifti1Header()
-    header.set_qform(affine, 1)
-    return header.get_qform()
+def slice_last(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z) and their affine; where one size alone is 1, its axis comes last: a slice, however stored."""
+    single = [axis for axis, size in enumerate(data.shape) if size == 1]
+    if len(single) != 1:
+        return data, affine
+    order = [axis for axis in range(3) if axis != single[0]] + single
+    return np.ascontiguousarray(data.transpose(order)), affine[:, [*order, 3]]
 
 
 def _open_nifti(path: Path) -> Volume:
-    content = path.read_bytes()
-    if not content:
-        raise ValueError("the file is empty")
-    if path.suffix.lower() == ".gz":
-        content = gzip.decompress(content)
-    kind = next((kind for kind in HEADERS if kind.may_contain_header(content)), None)
-    if kind is None:
-        raise ValueError("no NIfTI header")
-    raw = kind.from_fileobj(io.BytesIO(content), check=False)
-    header = raw.copy()
-    header.check_fix(UNHEARD, error_level=logging.ERROR)
-    shape = header.get_data_shape()
-    needed = int(np.prod(shape, dtype=np.int64)) * header.get_data_dtype().itemsize
-    surplus = len(content) - header.get_data_offset() - needed
-    if surplus < 0:
-        raise ValueError(f"{-surplus} of {needed} bytes of voxels are missing")
-    affine, form, geometry = _geometry(header)
-    spacing = _voxel_size(raw, shape)
-    geometry_problems = [problem for problem in (spacing, geometry) if problem]
+    packed = path.suffix.lower() == ".gz"
+    with path.open("rb") as file:
+        first = gzip_reader(file) if packed else plain_reader(file)
+        start = first(HEADER_BYTES)
+        if not start:
+            raise ValueError("the file is empty")
+        raw, header = _headers(start)
+        needed = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        end = header.get_data_offset() + needed
+        most = path.stat().st_size * (LARGEST_GZIP_RATIO if packed else 1)
+        if end > most:
+            raise ValueError(f"{end - most} of {needed} bytes of voxels are missing")
+        if problem := _too_large(end + math.prod(header.get_data_shape()) * FLOAT):
+            return Volume(path, (problem,))
+        content = first(end + 1)  # the one more shows whether there are others, and has gzip compare its checksum
+    if len(content) < end:
+        raise ValueError(f"{end - len(content)} of {needed} bytes of voxels are missing")
+    unit_mm = nifti_unit_mm(raw)
+    affine, form, geometry = _geometry(header, unit_mm)
+    spacing = _voxel_size(raw, header.get_data_shape(), unit_mm)
+    geometry_problems = found([spacing, geometry])
     if (spacing and form != "sform") or (geometry and not geometry.mend):  # no geometry in it that could be trusted
         geometry_problems = [replace(problem, mend=None) for problem in geometry_problems]
-    data, problems = _as_3d(np.asanyarray(ArrayProxy(io.BytesIO(content), header)))
-    nifti = Nifti(content, raw, header, surplus, form)
-    return Volume(path, (*geometry_problems, *problems), data, affine, nifti)
+    nifti = Nifti(content[:end], raw, header, len(content) > end, form, unit_mm, affine)
+    stored = np.asanyarray(ArrayProxy(io.BytesIO(nifti.content), header))
+    return _volume(path, geometry_problems, stored, affine, nifti)
+
+
+def _headers(start: bytes) -> tuple[nib.Nifti1Header, nib.Nifti1Header]:
+    """The header as stored, and with what nibabel repairs of it."""
+    kind = next((kind for kind in HEADERS if kind.may_contain_header(start)), None)
+    if kind is None:
+        raise ValueError("no NIfTI header")
+    raw = kind.from_fileobj(io.BytesIO(start), check=False)
+    header = raw.copy()
+    header.check_fix(UNHEARD, error_level=logging.ERROR)
+    if min(header.get_data_shape(), default=0) < 0 or header.get_data_offset() < 0:
+        raise ValueError(f"sizes {header.get_data_shape()} from byte {header.get_data_offset()} on")
+    return raw, header
+
+
+def _open_mgh(path: Path) -> Volume:
+    """FreeSurfer's format, always in mm."""
+    image = nib.load(path)
+    voxels = math.prod(image.shape)
+    if problem := _too_large(voxels * (image.get_data_dtype().itemsize + FLOAT)):
+        return Volume(path, (problem,))
+    return _volume(path, found([_usable(image.affine)]), np.asanyarray(image.dataobj), image.affine)
 
 
 def _open_itk(path: Path) -> Volume:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    components = reader.GetNumberOfComponents()
+    if components > 1 or reader.GetDimension() not in (2, 3):
+        return Volume(path, (_not_scalar(reader.GetSize(), components),))
+    if problem := _too_large(math.prod(reader.GetSize()) * 2 * FLOAT):
+        return Volume(path, (problem,))
     image = sitk.ReadImage(str(path))
-    if image.GetNumberOfComponentsPerPixel() > 1 or image.GetDimension() not in (2, 3):
-        return Volume(path, (_not_scalar(image),))
+    nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    names = nrrd_units(path) if nrrd else [image.GetMetaData(META_UNIT)] * 3 if image.HasMetaDataKey(META_UNIT) else []
+    units_mm = [named_unit_mm(name) for name in names[:3]]
     converted = tio.ScalarImage.from_sitk(image)
-    data, problems = _as_3d(converted.numpy()[0])
-    return Volume(path, problems, data, converted.affine)
+    affine = in_mm(converted.affine, [1.0 if unit is None else unit for unit in units_mm])
+    problems = found([_usable(affine), _unit(names, units_mm)])
+    return _volume(path, problems, converted.numpy()[0], affine)
 
 
-def _as_3d(stored: np.ndarray) -> tuple[np.ndarray | None, tuple[Problem, ...]]:
+def _volume(
+    path: Path, problems: list[Problem], stored: np.ndarray, affine: np.ndarray, nifti: Nifti | None = None
+) -> Volume:
     """The voxels as (X, Y, Z): trailing axes of one voxel dropped, a third axis given to 2D images."""
     if stored.dtype.fields is not None or stored.dtype.kind not in "biuf":
-        return None, (_no_real_number(stored.dtype),)
+        return Volume(path, (*problems, _no_real_number(stored.dtype)), None, affine, nifti)
     data = stored
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim == 2:
         data = data[..., None]
     if data.ndim != 3 or data.size == 0:
-        return None, (_wrong_shape(stored.shape),)
-    return np.ascontiguousarray(data), ()
+        return Volume(path, (*problems, _wrong_shape(stored.shape)), None, affine, nifti)
+    return Volume(path, tuple(problems), *slice_last(as_native(data), affine), nifti)
 
 
-def _voxel_size(raw: nib.Nifti1Header, shape: tuple[int, ...]) -> Problem | None:
-    sizes = raw["pixdim"][1 : 1 + min(len(shape), 3)]
+def _voxel_size(raw: nib.Nifti1Header, shape: tuple[int, ...], unit_mm: float) -> Problem | None:
+    sizes = raw["pixdim"][1 : 1 + min(len(shape), 3)] * unit_mm
     needed = sizes[[size > 1 for size in shape[:3]]]  # an axis of one voxel needs no spacing
     if np.isfinite(sizes).all() and (needed > 0).all():
         return None
@@ -172,39 +239,39 @@ def _voxel_size(raw: nib.Nifti1Header, shape: tuple[int, ...]) -> Problem | None
     )
 
 
-def _geometry(header: nib.Nifti1Header) -> tuple[np.ndarray, str, Problem | None]:
-    """The sform; the qform where there is no usable sform. Which one it is, and what is wrong with it."""
+def _geometry(header: nib.Nifti1Header, unit_mm: float) -> tuple[np.ndarray, str, Problem | None]:
+    """The sform in mm; the qform where there is no usable sform. Which one it is, and what is wrong with it."""
     sform, sform_code = header.get_sform(coded=True)
     qform, qform_code = header.get_qform(coded=True)
-    if sform_code and not (qform_code and _invalid(sform)):
+    if sform_code and not (qform_code and invalid(sform)):
         affine, form = sform, "sform"
     elif qform_code:
         affine, form = qform, "qform"
     else:
         affine, form = header.get_base_affine(), "affine"
+    affine = in_mm(affine, [unit_mm] * 3)
     shape = (*header.get_data_shape(), 1, 1)[:3]
-    if reason := _invalid(affine):
+    if reason := invalid(affine):
         return affine, form, _unusable(affine, form, reason, shape)
     if sform_code and qform_code:
-        distance = corner_distance_mm(sform, qform, shape)
-        if not distance <= GEOMETRY_TOLERANCE_MM:
+        distance = unit_mm * corner_distance_mm(sform, qform, shape)
+        if not distance <= geometry_tolerance_mm(affine):
             return affine, form, _disagreement(distance, form, sform, int(sform_code))
     return affine, form, None
 
 
-def _invalid(affine: np.ndarray) -> str:
-    """What makes an affine unusable as an image geometry, or nothing."""
-    if not np.isfinite(affine).all():
-        return "not finite"
-    if (voxel_size_mm(affine) == 0).any():
-        return "singular"
-    return "sheared" if shear(affine) > SHEAR_TOLERANCE else ""  # ITK's geometries cannot shear
+def _usable(affine: np.ndarray) -> Problem | None:
+    """Of the one geometry of a format that holds no other."""
+    reason = invalid(affine)
+    return _unusable(affine, "geometry", reason, (1, 1, 1), mendable=False) if reason else None
 
 
-def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...]) -> Problem:
+def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...], mendable: bool = True) -> Problem:
     """A shear that moves no corner by more than half a voxel can be taken out: labels may be off by as much."""
-    small = reason == "sheared" and (
-        corner_distance_mm(affine, without_shear(affine), shape) <= voxel_size_mm(affine).min() / 2
+    small = (
+        mendable
+        and reason == "sheared"
+        and (corner_distance_mm(affine, without_shear(affine), shape) <= voxel_size_mm(affine).min() / 2)
     )
     return Problem(
         "error",
@@ -219,7 +286,7 @@ def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...]
 
 def _disagreement(distance: float, form: str, sform: np.ndarray, sform_code: int) -> Problem:
     itk = "sform" if sform_code == 1 and np.isfinite(sform).all() and shear(sform) <= ITK_SHEAR_TOLERANCE else "qform"
-    by = f" by up to {distance:.1f} mm" if np.isfinite(distance) else f", the sform is {_invalid(sform)}"
+    by = f" by up to {show_mm(distance)}" if np.isfinite(distance) else f", the sform is {invalid(sform)}"
     return Problem(
         "warning",
         f"sform and qform differ{by}; the {form} is used",
@@ -227,6 +294,39 @@ def _disagreement(distance: float, form: str, sform: np.ndarray, sform_code: int
         f"the {itk}, nibabel and FSL the sform",
         "Find out which one is right, e.g. by an overlay on another image of the patient, and set both to it",
         Mend.GEOMETRY,
+    )
+
+
+def _unit(names: list[str], units_mm: list[float | None]) -> Problem | None:
+    """Of the formats whose units ITK ignores."""
+    stated = ", ".join(dict.fromkeys(names[: len(units_mm)]))
+    why = "ITK programs (SimpleITK, ANTs, elastix, Slicer) take the numbers for mm, whatever the header says"
+    remedy = "Save the file with its lengths in mm"
+    if None in units_mm:
+        return Problem("warning", f"the header's unit of length is '{stated}', here taken for mm", why, remedy)
+    if all(unit == 1 for unit in units_mm):
+        return None
+    why += ": they see the image elsewhere, and transforms that are written here do not fit what they see"
+    return Problem("warning", f"the header's unit of length is {stated}, here converted to mm", why, remedy)
+
+
+def _too_large(needed: int) -> Problem | None:
+    if not (short := shortage(needed)):
+        return None
+    return Problem(
+        "error",
+        f"takes {short}",
+        "nothing can be done with an image that does not fit",
+        "Correct the sizes in its header if they are wrong; else crop or downsample it, or use a larger machine",
+    )
+
+
+def _no_file() -> Problem:
+    return Problem(
+        "error",
+        "is a pipe, a socket or a device, though its name is that of an image",
+        "it has no content that could be read twice",
+        "Remove it, or name a file",
     )
 
 
@@ -285,11 +385,10 @@ def _wrong_shape(shape: tuple[int, ...]) -> Problem:
     )
 
 
-def _not_scalar(image: sitk.Image) -> Problem:
+def _not_scalar(size: tuple[int, ...], components: int) -> Problem:
     return Problem(
         "error",
-        f"has size {image.GetSize()} and {image.GetNumberOfComponentsPerPixel()} values per voxel, "
-        "but one 2D or 3D image with one value per voxel is needed",
+        f"has size {size} and {components} values per voxel, but one 2D or 3D image with one value per voxel is needed",
         "colours and series have no single intensity that could be compared",
         "Split the file",
     )

@@ -12,6 +12,7 @@ from bingo_pl import BingoError
 from bingo_pl.files.affine import affine_stage, overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, read_scan
+from data_modules import alignment
 
 from .test_resampling import places
 from .test_transforms import make_grid
@@ -73,6 +74,25 @@ def test_a_known_map_is_found_across_contrasts(dims: int, millimetres: float, de
     assert stage.before < stage.after
     assert error_mm(first, np.eye(4), truth) > 8
     assert error_mm(first, stage.affine, truth) < 0.5 * grid.spacing[0]
+
+
+@pytest.mark.parametrize("slices", [2, 3])
+def test_a_known_map_is_found_in_slabs_of_few_slices(slices: int) -> None:
+    grid = make_grid((40, 44, slices), (2, 2, 5), (10, -20, 15))
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_rotvec(np.deg2rad(15) * grid.directions[:, 2]).as_matrix()
+    truth[:3, 3] = CENTRE - truth[:3, :3] @ CENTRE + grid.directions @ [14, -8, 0]
+    first, moved = scan(grid, "a"), scan(grid, "b", truth)
+    stage = affine_stage(first, moved, "auto")
+    assert error_mm(first, np.eye(4), truth) > 10
+    assert error_mm(first, stage.affine, truth) < 0.5 * grid.spacing[0]
+
+
+def test_a_stage_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "_thickened", lambda slab: slab)  # ITK smooths no slab of 3 slices
+    grid = make_grid((40, 44, 3), (2, 2, 5))
+    with pytest.warns(UserWarning, match=r"a step of the affine stage stopped.*number of pixels"):
+        affine_stage(scan(grid, "a"), scan(grid, "b", move(grid, 20, 0)), "always")
 
 
 def test_a_slice_stays_in_its_plane() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from bingo_pl import BingoError, register
-from bingo_pl.registration.apply import apply
+from bingo_pl.cli import main
+from bingo_pl.registration.apply import Applied, apply
 
 from .test_register import OBLIQUE, make_checkpoint, report_without_pictures, write
 
@@ -30,6 +32,11 @@ def registration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return register(images, make_checkpoint(folder / "model.ckpt", 2), refine=0).write(folder / "out")
 
 
+def load(applied: Applied) -> nib.Nifti1Image:
+    assert applied.arrived
+    return nib.load(applied.path)
+
+
 def blob(path: Path, centre: tuple[float, float]) -> np.ndarray:
     """A Gaussian on a's grid, its centre in RAS mm."""
     x, y = np.meshgrid(np.arange(40), np.arange(36), indexing="ij")
@@ -42,7 +49,7 @@ def blob(path: Path, centre: tuple[float, float]) -> np.ndarray:
 @pytest.mark.parametrize("target", ["b", "template"])
 def test_a_blob_and_its_centre_land_together(registration: Path, tmp_path: Path, target: str) -> None:
     centre = blob(tmp_path / "blob.nii.gz", (20, 17))
-    moved = nib.load(apply(registration, "a", target, tmp_path / "blob.nii.gz", tmp_path / "out.nii.gz", False, None))
+    moved = load(apply(registration, "a", target, tmp_path / "blob.nii.gz", tmp_path / "out.nii.gz", False, None))
     weights = np.maximum(moved.get_fdata() - 0.05, 0)  # the far tail is not symmetric after a deformation
     indices = np.stack(np.meshgrid(*[np.arange(size) for size in weights.shape], indexing="ij"), -1)
     mean = (indices * weights[..., None]).sum((0, 1, 2)) / weights.sum()
@@ -57,7 +64,7 @@ def test_labels_keep_dtype_and_ids_and_take_the_target_s_grid(registration: Path
     labels = np.zeros((40, 36, 1), np.uint16)
     labels[8:20, 8:20], labels[20:32, 8:20] = 7, 600
     nib.save(nib.Nifti1Image(labels, OBLIQUE), tmp_path / "labels.nii.gz")
-    moved = nib.load(apply(registration, "a", "b", tmp_path / "labels.nii.gz", tmp_path / "out.nii.gz", True, None))
+    moved = load(apply(registration, "a", "b", tmp_path / "labels.nii.gz", tmp_path / "out.nii.gz", True, None))
     assert moved.get_data_dtype() == np.uint16
     assert set(np.unique(np.asanyarray(moved.dataobj))) == {0, 7, 600}
     target = nib.load(registration.parent / "b.nii.gz")
@@ -96,6 +103,7 @@ def test_a_space_is_for_landmarks(registration: Path, tmp_path: Path) -> None:
         ("a", "b.nii.gz", "x.mha", False, "written as .nii.gz"),
         ("a", "b.nii.gz", "b.nii.gz", False, "exists"),
         ("a", "no.csv", "x.csv", True, "leave --labels out"),
+        ("a", "no.csv", "x.nii.gz", False, "landmarks of .csv are written as .csv"),
     ],
 )
 def test_bad_requests_are_explained(
@@ -109,3 +117,77 @@ def test_bad_requests_are_explained(
 def test_an_unfinished_registration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BingoError, match="no finished registration"):
         apply(tmp_path, "a", "b", tmp_path / "x.nii.gz", tmp_path / "y.nii.gz", False, None)
+
+
+def moved(
+    registration: Path, source: str, path: Path, labels: bool = False, space: str | None = None
+) -> tuple[Applied, str]:
+    """What becomes of a file that is moved to b, and what is said about it."""
+    console = Console(file=io.StringIO(), width=500)
+    output = path.with_name(f"out{''.join(path.suffixes)}")
+    applied = apply(registration, source, "b", path, output, labels, space, console)
+    return applied, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def save(path: Path, values: np.ndarray, affine: np.ndarray = OBLIQUE) -> Path:
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_result_that_is_all_background_is_a_warning_and_a_status(
+    registration: Path,
+    tmp_path: Path,
+    labels: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    away = OBLIQUE.copy()
+    away[:3, 3] += 1000
+    path = save(tmp_path / "[away].nii.gz", np.arange(40 * 36, dtype=np.int16).reshape(40, 36, 1) % 7, away)
+    options = ["--labels"] if labels else []
+    out = tmp_path / "out.nii.gz"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        f"bingo apply {path} --registration {registration} --from a --to b --output {out}".split() + options,
+    )
+    with pytest.raises(SystemExit) as exit:
+        main()
+    said = capsys.readouterr().out
+    assert exit.value.code == 1
+    assert f"out.nii.gz is all background: nothing of {path} lies on the grid of b" in said
+    assert out.exists()
+
+
+def test_points_of_which_none_arrives_are_a_status_too(registration: Path, tmp_path: Path) -> None:
+    near, far = (OBLIQUE @ [20, 18, 0, 1])[:3], (OBLIQUE @ [900, 18, 0, 1])[:3]
+    for points, arrived in (([near, far], True), ([far, far], False)):
+        pd.DataFrame(points, columns=["x", "y", "z"]).to_csv(tmp_path / "p.csv", index=False)
+        applied, said = moved(registration, "a", tmp_path / "p.csv", space="RAS")
+        assert applied.arrived is arrived
+        assert "lie outside the group grid" in said
+        applied.path.unlink()
+
+
+def test_interpolated_labels_are_refused_and_rounding_is_undone(registration: Path, tmp_path: Path) -> None:
+    ids = (np.indices((40, 36, 1)).sum(0) // 8 * 3).astype(np.float32)
+    with pytest.raises(BingoError, match=r"floats\.nii\.gz.*whole numbers.*nearest neighbour"):
+        moved(registration, "a", save(tmp_path / "floats.nii.gz", ids + np.float32(0.3)), labels=True)
+    with pytest.raises(BingoError, match=r"large\.nii\.gz.*label ids from 0 to 27000000000"):
+        moved(registration, "a", save(tmp_path / "large.nii.gz", ids.astype(np.float64) * 1e9), labels=True)
+    applied, _ = moved(registration, "a", save(tmp_path / "ids.nii.gz", ids * np.float32(1 + 1e-6)), labels=True)
+    whole = nib.load(applied.path)
+    assert whole.get_data_dtype() == np.int32
+    assert {*np.unique(np.asanyarray(whole.dataobj))} <= {*ids.astype(int).ravel().tolist()}
+
+
+def test_a_file_that_is_not_on_the_grid_it_claims_to_be_from_is_named(registration: Path, tmp_path: Path) -> None:
+    own = nib.load(registration.parent / "b.nii.gz")
+    path = save(tmp_path / "mine.nii.gz", np.asanyarray(own.dataobj), own.affine)
+    _, said = moved(registration, "a", path)
+    assert f"{path}, 44 x 30 x 1 voxels" in said
+    assert "is not on the grid of a, but on that of b" in said
+    (tmp_path / "out.nii.gz").unlink()
+    _, said = moved(registration, "b", path)
+    assert said == ""

@@ -23,6 +23,7 @@ from bingo_pl.errors import BingoError
 from data_modules import volume
 from data_modules.checking import check as checking
 from data_modules.checking.check import Checkup
+from data_modules.geometry import corner_distance_mm
 from data_modules.problems import Severity
 from data_modules.reading import read_image
 
@@ -126,8 +127,8 @@ BROKEN: dict[str, tuple[str, Builder, Severity, str]] = {
     "inf": ("image.nii", voxels(changed(np.inf, 0.1)), "error", "96 of 960 voxels are NaN or Inf"),
     "constant": ("image.nii.gz", voxels(np.full(SHAPE, 3.0)), "error", "every voxel is 3"),
     "dot": ("image.nii.gz", voxels((RAMP == 500).astype(np.int16) * 500), "error", "foreground is nearly constant"),
-    "mask": ("image_mask.nii.gz", voxels(0 * LABELS), "error", "mask is empty"),
-    "labels": ("image_seg.nii.gz", voxels(0 * LABELS), "warning", "label map is empty"),
+    "empty mask": ("image_mask.nii.gz", voxels(0 * LABELS), "error", "mask is empty"),
+    "empty labels": ("image_seg.nii.gz", voxels(0 * LABELS), "warning", "label map is empty"),
     "ct1024": ("image.nii.gz", voxels(changed(-1024, 0.1)), "warning", "10% of the voxels are -1024"),
     "ct2000": ("image.nii.gz", voxels(changed(-2000, 0.1)), "warning", "10% of the voxels are -2000"),
     "ct3024": ("image.nii.gz", voxels(changed(-3024, 0.1)), "warning", "10% of the voxels are -3024"),
@@ -140,7 +141,7 @@ BROKEN: dict[str, tuple[str, Builder, Severity, str]] = {
     "cut plain": ("image.nii", cut, "error", "bytes of voxels are missing"),
     "cut mha": ("image.mha", text, "error", "cannot be read"),
     "dim large": ("image.nii", field(DIM, 40, "h"), "error", "bytes of voxels are missing"),
-    "dim small": ("image.nii.gz", field(DIM, 6, "h"), "warning", "bytes more than"),
+    "dim small": ("image.nii.gz", field(DIM, 6, "h"), "warning", "holds more bytes than"),
     "dim negative": ("image.nii.gz", field(DIM, -4, "h"), "error", "cannot be read"),
     "pixdim zero": ("image.nii.gz", field(PIXDIM, 0), "error", "voxel size (pixdim)"),
     "pixdim nan": ("image.nii.gz", field(PIXDIM, float("nan")), "error", "voxel size (pixdim)"),
@@ -158,6 +159,7 @@ BROKEN: dict[str, tuple[str, Builder, Severity, str]] = {
     "no forms": ("image.nii.gz", forms(AFFINE, 0, AFFINE, 0), "warning", "neither sform nor qform"),
     "affine nan": ("image.nii.gz", nonfinite_sform, "error", "sform of the header is not finite"),
     "sform nan": ("image.nii.gz", nonfinite_sform_with_qform, "warning", "sform is not finite; the qform is used"),
+    "affine huge": ("image.nii.gz", forms(AFFINE, 0, np.diag([1e30, 3, 3, 1]), 2), "error", "impossible, with voxels"),
     "affine singular": ("image.nii.gz", forms(AFFINE, 0, np.diag([1.0, 0, 3, 1]), 2), "error", "singular"),
     "interpolated": ("image_seg.nii.gz", voxels(LABELS * 0.5), "error", "probably interpolated"),
     "interpolated mask": ("image_mask.nii.gz", voxels(LABELS * 0.5), "error", "probably interpolated"),
@@ -335,10 +337,10 @@ def test_each_file_is_opened_once(broken: Path, tmp_path: Path, monkeypatch: pyt
 def test_files_and_folders_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "image.nii.gz")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
     (finding,) = look(path).findings
     assert finding.problem.what == "cannot be read (Permission denied)"
 
@@ -421,14 +423,14 @@ def test_a_good_manifest_is_clean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "where", "phrase"),
     [
-        (["train,../x,s,t1,a.nii.gz,,", "train,../x,s,t2,b.nii.gz,,"], "group ../x", "cannot name a group"),
+        (["train,../x,s,t1,a.nii.gz,,", "train,../x,s,t2,b.nii.gz,,"], "group.csv", "cannot name a group"),
         ([*GOOD, "train,g,s,t1,no.nii.gz,,"], "no.nii.gz", "no such file"),
-        ([*GOOD, GOOD[1]], "group g", "lists b.nii.gz more than once (lines 3, 4)"),
+        ([*GOOD, GOOD[1]], "group.csv", "group 'g' lists b.nii.gz more than once (lines 3, 4)"),
         (["train,g,s,t1,a.nii.gz,,"], "group g", "has one image (a.nii.gz)"),
         ([*GOOD, "train,g,s,,c.nii.gz,,"], "group.csv", "line 4 has no modality"),
         ([*GOOD, "train,g,s,t1,,,"], "group.csv", "line 4 has no image"),
         (["trian,g,s,t1,a.nii.gz,,", "trian,g,s,t2,b.nii.gz,,"], "group.csv", "unknown split 'trian'"),
-        ([GOOD[0], "test,g,s,t2,b.nii.gz,,"], "group g", "is in the splits train, test"),
+        ([GOOD[0], "test,g,s,t2,b.nii.gz,,"], "group.csv", "group 'g' is in the splits train, test"),
         ([], "group.csv", "lists no image"),
         ([*GOOD, "train,g,s,t1,notes.xyz,,"], "notes.xyz", "the format .xyz"),
     ],
@@ -482,7 +484,7 @@ def test_a_mended_copy_passes_and_keeps_its_voxels(tmp_path: Path, key: str) -> 
     np.testing.assert_array_equal(after.data, np.rint(before.data) if key == "rounding" else before.data)
     assert after.data.dtype == (np.uint8 if key == "rounding" else np.int16)
     # half of the smallest voxel, the most that a shear may move a corner
-    assert volume.corner_distance_mm(before.affine, after.affine, SHAPE) < 0.5
+    assert corner_distance_mm(before.affine, after.affine, SHAPE) < 0.5
     assert path.read_bytes() == original
 
 

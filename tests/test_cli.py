@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
+import platformdirs
 import pytest
 
+from bingo_pl import cli
 from bingo_pl.cli import main
+from bingo_pl.registration import apply as application
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -60,3 +64,36 @@ def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
     assert all(command in text for command in ("train", "resume", "evaluate"))
+
+
+def unforeseen(*arguments: object) -> None:
+    raise RuntimeError("the [wheel] came off\nand more")
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platformdirs, "user_log_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(application, "apply", unforeseen)
+    assert run(monkeypatch, "apply", "ü.nii", "--registration", "x", "--from", "a", "--to", "b", "--output", "y") == 70
+    (log,) = (tmp_path / "bingo_pl").iterdir()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"unexpected error: RuntimeError: the [wheel] came off. The traceback is in {log}; please report it"
+    )
+    written = log.read_text()
+    assert "bingo apply ü.nii" in written
+    assert "Traceback" in written
+    assert written.endswith("RuntimeError: the [wheel] came off\nand more\n")
+
+
+def test_a_log_that_cannot_be_written_in_its_place_is_temporary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(platformdirs, "user_log_path", lambda name: tmp_path / "file" / name)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(cli, "write_report", unforeseen)
+    assert run(monkeypatch, "report", "x") == 70
+    (log,) = tmp_path.glob("*.log")
+    assert str(log) in capsys.readouterr().err

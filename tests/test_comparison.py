@@ -98,7 +98,7 @@ def test_an_interrupted_table_goes_on_with_what_is_missing(folder: Path, table: 
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(folder: Path) -> None:
     training = folder / "killed" / "trainings" / "bingo"
     training.mkdir(parents=True)
-    (training / "config.yaml").touch()
+    (training / ".config.yaml.123.tmp").touch()
     run(folder, "killed", methods=("bingo",))
     assert (training / "test.csv").exists()
 

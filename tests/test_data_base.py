@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -170,6 +172,63 @@ def test_all_bad_cases_are_reported_at_once(root: Path) -> None:
 def test_an_unwritable_cache_is_named(root: Path) -> None:
     with pytest.raises(BingoError, match=r"cannot write .*data\.cache_dir"):
         make(root, cache_dir=str(root / "s0.txt")).prepare_data()
+
+
+def damaged(root: Path, name: str, content: bytes | None) -> ToyDataModule:
+    """A module whose cached test case has a file of other content, or none."""
+    data = prepared(root)
+    path = data.cache.groups(data.cases["test"][0])[0].path.with_name(name)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    return make(root)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"3", b"[3]", b'[{"name": "a"}]', b"\xff\xfe"])
+def test_a_damaged_index_is_named(root: Path, content: bytes) -> None:
+    data = damaged(root, "index.json", content)
+    data.prepare_data()
+    with pytest.raises(BingoError, match=r"index\.json: the preprocessed group cannot be read .*Delete .*cache_dir"):
+        data.setup("test")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"PK\x03\x04 and no more", pickle.dumps([1, 2])])
+def test_a_damaged_group_is_named(root: Path, content: bytes | None) -> None:
+    data = damaged(root, "0.pt", content)
+    data.prepare_data()
+    with pytest.raises(BingoError, match=r"0\.pt: the preprocessed group cannot be read .*Delete .*cache_dir"):
+        read_all(data)
+
+
+def test_a_damaged_group_is_named_by_a_loaders_process_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MEMORY_BYTES", 0)
+    damaged(root, "0.pt", b"text")
+    with pytest.raises(BingoError) as error:
+        read_all(make(root, workers=1))
+    assert re.match(r"/.*0\.pt: the preprocessed group cannot be read", str(error.value))
+    assert "Traceback" not in str(error.value)
+
+
+def read_all(data: ToyDataModule) -> list[GroupBatch]:
+    data.setup("test")
+    return list(data.test_dataloader())
+
+
+def test_another_user_may_read_a_cache_where_the_user_allows_it(root: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        prepared(root)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (root / "cache").rglob("*") if path.is_file()}
+    assert modes == {0o640}
+
+
+def test_a_group_of_another_user_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = prepared(root)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(BingoError, match=r"0\.pt: .*another user's.*data\.cache_dir"):
+        data.cache.groups(data.cases["test"][0])
 
 
 SIZES = [3, 2, 3, 3, 2, 4, 3, 2, 3]

@@ -322,6 +322,16 @@ def test_mscmr_takes_one_labelled_sequence(tmp_path: Path) -> None:
     assert group.labels[0, 0].unique().tolist() == [0, 200, 500, 600]
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "first"), [("mscmr", CARDIAC, "patient1"), ("anatomies", {"splits": [4, 0, 0]}, "patient1_C0")]
+)
+def test_hidden_files_are_no_cases(tmp_path: Path, name: str, settings: dict[str, Any], first: str) -> None:
+    """macOS leaves one beside each file on a disk of another system."""
+    for path in list(write_patient(tmp_path, (0, 0)).iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
+    assert min(case.name for case in make(name, tmp_path, **settings).cases["train"]) == first
+
+
 @pytest.mark.parametrize("name", sorted(DATA_MODULES))
 def test_an_empty_root_shows_the_layout_and_the_source(tmp_path: Path, name: str) -> None:
     pairs = {"modalities": ["MR", "CT"], "images_per_step": 2, "splits": [1, 1, 1]}

@@ -18,6 +18,7 @@ from rich.console import Console
 from bingo_pl import BingoError, config
 from bingo_pl.training import experiment
 from bingo_pl.training.callbacks import TrainingProgress
+from bingo_pl.training.history import History
 
 from .conftest import smooth
 
@@ -242,4 +243,55 @@ def test_bad_settings_stop_before_anything_is_written(folder: Path, console: Con
         experiment.train(settings(folder, "never", "log.wandb=on"), console)
     with pytest.raises(BingoError, match=r"data\.roi"):
         experiment.train(settings(folder, "never", "data.roi=[15,16]"), console)
+    for device in ("tpu", "abacus"):
+        with pytest.raises(BingoError, match=rf"device '{device}' cannot be used.*trainer\.accelerator"):
+            experiment.train(settings(folder, "never", f"trainer.accelerator={device}"), console)
     assert not (folder / "runs" / "never").exists()
+    assert not list((folder / "runs").glob(".*"))
+
+
+def test_a_device_that_is_missing_leaves_no_evaluation(run: Path, console: Console) -> None:
+    before = sorted(run.parent.iterdir())
+    with pytest.raises(BingoError, match="device 'tpu' cannot be used"):
+        experiment.evaluate(run / "checkpoints" / "best.ckpt", ["trainer.accelerator=tpu"], console)
+    assert sorted(run.parent.iterdir()) == before
+
+
+def test_a_folder_in_which_nothing_was_written_goes(
+    folder: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(experiment, "_write_config", fail)
+    with pytest.raises(OSError, match="full"):
+        experiment.train(settings(folder, "never"), console)
+    assert not (folder / "runs" / "never").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"step,train/total\n0,oops\n", b"a,b\n1,2\n", b"\xff\xfe\x00"])
+def test_damaged_metrics_are_named_by_a_resume(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(BingoError, match=r"metrics\.csv (cannot be read|is damaged).*delete it to resume"):
+        History(tmp_path / "metrics.csv").resume(3)
+
+
+def test_a_finished_training_resumes_without_its_metrics(run: Path, tmp_path: Path, console: Console) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "metrics.csv").write_bytes(b"")
+    last = copy / "checkpoints" / "last.ckpt"
+    with pytest.raises(BingoError, match="delete it to resume"):
+        experiment.resume(last, (), False, console)
+    (copy / "metrics.csv").unlink()
+    (copy / "test.csv").unlink()
+    experiment.resume(last, (), False, console)
+    assert (copy / "test.csv").exists()
+
+
+def test_folders_that_lead_nowhere_are_missing_ones(tmp_path: Path, console: Console) -> None:
+    """Python's own ways to look at them raise what is no error about files."""
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    for root in (str(tmp_path / "ring"), "~nobody-of-this-name/data"):
+        with pytest.raises(BingoError, match=r"manifest\.csv|ring|~nobody"):
+            experiment.train(settings(tmp_path, "lost", f"data.root={root}"), console)

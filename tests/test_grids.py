@@ -33,6 +33,7 @@ def test_a_grid_survives_simpleitk() -> None:
     ("affine", "problem"),
     [
         (np.diag([1.0, 0, 1, 1]), "singular"),
+        (np.diag([1e38, 1, 1, 1]), r"impossible, with voxels of 1e\+38 x 1 x 1 mm"),
         (np.diag([1.0, np.nan, 1, 1]), "not finite"),
         (np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), "sheared"),
     ],

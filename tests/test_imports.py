@@ -11,17 +11,19 @@ import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "seeding", "spatial"),
-    ("atomic", "batch"),
-    ("misalign", "methods"),
+    ("errors", "memory", "regular", "seeding", "sealed"),
+    ("spatial",),
+    ("atomic", "batch", "config", "crashes", "csv_files", "names", "signals"),
+    ("locking", "misalign", "methods"),
     ("alignment",),
     ("data_modules",),
-    ("files", "config"),
+    ("files",),
     ("evaluation", "figures"),
     ("training", "report"),
     ("comparison", "streaming", "sweeps"),
     ("registration",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 (SOURCE,) = map(Path, bingo_pl.__path__)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 from rich.console import Console
 
 from benchmarks.kill import digests
@@ -142,30 +140,57 @@ def test_a_run_does_not_go_on_with_other_settings(folder: Path, whole: Path) -> 
     assert train_or_continue(settings(folder, "whole", "log.figure_groups=0"), QUIET) == whole
 
 
-def test_a_folder_that_is_no_run_is_left_alone(folder: Path) -> None:
-    (folder / "runs" / "notes").mkdir(parents=True)
-    (folder / "runs" / "notes" / "thesis.txt").write_text("dear")
-    with pytest.raises(BingoError, match="not the folder of a run"):
-        train_or_continue(settings(folder, "notes"), QUIET)
-    assert (folder / "runs" / "notes" / "thesis.txt").read_text() == "dear"
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_two_processes_do_not_write_one_run(folder: Path, whole: Path) -> None:
-    """A second one waits for the first, here a thread that holds the lock for 0.3 s, and finds the run done."""
-    held = threading.Event()
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (["thesis.txt"], r"not the folder of a run: it has no config\.yaml"),
+        (["config.yaml", "thesis.txt"], r"yet holds thesis\.txt\. Nothing was changed"),
+        (["config.yaml", "figures/curves.png"], r"yet holds figures\."),
+        (["config.yaml", "hpc_ckpt_1.ckpt"], r"yet holds hpc_ckpt_1\.ckpt\."),
+        (["config.yaml", "checkpoints/best.ckpt"], r"holds checkpoints/best\.ckpt.*bingo resume .*best\.ckpt"),
+    ],
+)
+def test_what_no_killed_run_has_left_is_never_removed(folder: Path, held: list[str], message: str) -> None:
+    run = folder / "runs" / f"notes-{'-'.join(held).replace('/', '-')}"
+    for name in held:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("dear")
+    mine = settings(folder, run.name)
+    if "config.yaml" in held:
+        (run / "config.yaml").write_text(config.to_yaml(mine))
+    before = files(run)
+    with pytest.raises(BingoError, match=message):
+        train_or_continue(mine, QUIET)
+    assert files(run) == before
 
-    def hold() -> None:
-        with FileLock(whole.with_name(f".{whole.name}.lock")):
-            held.set()
-            time.sleep(0.3)
 
-    first = threading.Thread(target=hold)
-    start = time.monotonic()
-    first.start()
-    held.wait()
-    train_or_continue(settings(folder, "whole"), QUIET)
-    assert time.monotonic() - start > 0.2
-    first.join()
+def test_a_run_of_other_settings_without_a_checkpoint_is_left_alone(folder: Path) -> None:
+    run = folder / "runs" / "begun"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(config.to_yaml(settings(folder, "begun", "trainer.epochs=9")))
+    with pytest.raises(BingoError, match=r"other settings \(trainer\.epochs: 9 -> 3\)"):
+        train_or_continue(settings(folder, "begun"), QUIET)
+    assert list(files(run)) == ["config.yaml"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_first_checkpoint_begins_in_its_folder(folder: Path, whole: Path) -> None:
+    run = folder / "runs" / "early"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "wandb").mkdir()
+    (run / "wandb" / "notes.txt").write_text("kept")
+    (run / "config.yaml").write_text(config.to_yaml(settings(folder, "early")))
+    (run / "metrics.csv").write_text("step,train/total\n0,1\n")
+    (run / ".metrics.csv.123.tmp").write_text("half")
+    assert train_or_continue(settings(folder, "early"), QUIET) == run
+    kept = files(run)
+    assert kept.pop("wandb/notes.txt") == b"kept"
+    assert set(kept) == set(files(whole))
+    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
 
 
 def test_an_edited_configuration_is_not_undone_unnoticed(folder: Path, whole: Path) -> None:

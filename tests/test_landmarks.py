@@ -85,6 +85,42 @@ def test_points_yet_to_be_placed_survive(tmp_path: Path) -> None:
     assert controls[1] == {"id": "0", "label": "F-0", "position": [4, 5, 6], "locked": True}
 
 
+@pytest.mark.parametrize("status", ["undefined", "preview", "missing"])
+def test_points_that_slicer_marks_as_not_placed_are_left_out_and_survive_in_every_format(
+    tmp_path: Path, status: str
+) -> None:
+    code = ["undefined", "preview", "defined", "missing"].index(status)
+    fcsv = FCSV.format(space="RAS", points=TEXT["RAS"]) + f"new,0,0,0,0,0,0,1,1,1,0,F-3,,,{code},0\n"
+    table = "label,r,a,s,defined\nF-1,-10.0,-20.5,30.25,1\nF-2,1.0,2.0,3.0,1\nF-3,0,0,0,0\nF-4,,,,0\n"
+    document = markups("RAS", *RAS.tolist())
+    document["markups"][0]["controlPoints"].append({"id": "3", "position": [0, 0, 0], "positionStatus": status})
+    texts = {"p.fcsv": fcsv, "p.csv": table, "p.mrk.json": json.dumps(document, indent=4) + "\n"}
+    for name, text in texts.items():
+        landmarks = read_landmarks(write(tmp_path / name, text))
+        np.testing.assert_array_equal(landmarks.points_mm, RAS, err_msg=name)
+        assert landmarks.text() == text
+        assert landmarks.moved(RAS + 1).text() != text
+
+
+def test_names_of_files_may_shout(tmp_path: Path) -> None:
+    for path, space in files(tmp_path):
+        loud = path.rename(path.with_name(path.name.upper()))
+        np.testing.assert_array_equal(read_landmarks(loud, space).points_mm, RAS, err_msg=loud.name)
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("mm", 1), ("um", 1e-3), (["um", "UCUM", "micrometer"], 1e-3), ("m", 1e3)])
+def test_points_are_in_mm_whatever_the_unit_of_their_file(tmp_path: Path, unit: object, scale: float) -> None:
+    document = markups("LPS", [-1, -2, 3])
+    document["markups"][0]["coordinateUnits"] = unit
+    landmarks = read_landmarks(write(tmp_path / "p.mrk.json", json.dumps(document)))
+    np.testing.assert_allclose(landmarks.points_mm, np.array([[1, 2, 3]]) * scale)
+    moved = json.loads(landmarks.moved(landmarks.points_mm + 2e-6).text())["markups"][0]["controlPoints"][0]
+    np.testing.assert_allclose(moved["position"], np.array([-1, -2, 3]) + np.array([-2e-6, -2e-6, 2e-6]) / scale)
+    document["markups"][0]["coordinateUnits"] = "furlong"
+    with pytest.raises(BingoError, match="unit 'furlong'"):
+        read_landmarks(write(tmp_path / "p.mrk.json", json.dumps(document)))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "space", "message"),
     [
@@ -113,3 +149,10 @@ def test_unusable_files_are_explained(tmp_path: Path, name: str, text: str, spac
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BingoError, match=r"absent\.csv"):
         read_landmarks(tmp_path / "absent.csv", "RAS")
+
+
+def test_markups_nested_too_deeply_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.mrk.json"
+    path.write_text("[" * 10_000)
+    with pytest.raises(BingoError, match="no markups file"):
+        read_landmarks(path)

@@ -47,16 +47,19 @@ def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
         (["method=bnigo"], "Did you mean 'bingo'"),
         (["method=ape", "iterative.transform=velocty"], "Did you mean 'velocity'"),
         (["method=ape", "refine.steps=3"], "optimises already"),
-        (["refine.steps=3", "refine.similarity=mi"], "unknown similarity 'mi'"),
-        (["model.similarity=mi"], "unknown similarity 'mi'"),
-        (["refine.steps=-3"], "refine.steps=-3: wanted no negative"),
-        (["refine.stride=0"], "refine.stride=0: wanted at least 1"),
-        (["method=ape", "iterative.levels=0"], "iterative.levels=0: wanted at least one"),
-        (["method=ape", "iterative.learning_rate=-1"], "iterative.learning_rate=-1.0: wanted a positive"),
-        (["method=ape", "weights.bending=-5"], "weights.bending=-5.0: wanted no negative"),
+        (["refine.steps=3", "refine.similarity=mi"], "unknown refine.similarity 'mi'"),
+        (["model.similarity=mi"], "unknown model.similarity 'mi'"),
+        (["refine.steps=-3"], "refine.steps=-3 is invalid, wanted at least 0"),
+        (["refine.stride=0"], "refine.stride=0 is invalid, wanted at least 1"),
+        (["method=ape", "iterative.levels=0"], "iterative.levels=0 is invalid, wanted at least one"),
+        (["method=ape", "iterative.learning_rate=-1"], "iterative.learning_rate=-1.0 is invalid, wanted a positive"),
+        (["method=ape", "weights.bending=-5"], "weights.bending=-5.0 is invalid, wanted at least 0"),
     ],
 )
 def test_bad_settings_are_explained(overrides: list[str], message: str) -> None:
-    settings = load(*overrides)
-    with pytest.raises(BingoError, match=message):
+    def build() -> None:
+        settings = load(*overrides)
         methods.refined(methods.build(settings), settings)
+
+    with pytest.raises(BingoError, match=message):
+        build()

@@ -142,7 +142,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     array, affine = image(OTHER[dims], "b", move(FIRST[dims], 18, 12))
     nib.save(nib.Nifti1Image(array.astype(np.float32), affine), folder / "far.nii.gz")
     pairs.append(("b", folder / "far.nii.gz"))
-    group = register(pairs, make_checkpoint(folder / "model.ckpt", dims))
+    group = register(pairs, make_checkpoint(folder / "model.ckpt", dims), transform="network")
     files = dict(zip(group.members, (path for _, path in pairs), strict=True))
     return Finished(group.write(folder / "out", jacobian=True), files)
 
@@ -245,7 +245,7 @@ def test_files_subjects_and_arrays_give_the_same(model: Path, images: dict[str, 
 
 def test_the_result_is_refined_unless_told_otherwise(model: Path, images: dict[str, Path]) -> None:
     default, refined, alone = (
-        register(images, model),
+        register(images, model, transform="network"),
         register(images, model, refine=REFINE),
         register(images, model, refine=0),
     )
@@ -260,7 +260,10 @@ def test_a_large_group_is_not_refined_unasked(
 ) -> None:
     monkeypatch.setitem(REFINED_UP_TO, 2, 1)
     told = io.StringIO()
-    group, asked = register(images, model, console=Console(file=told)), register(images, model, refine=2)
+    group, asked = (
+        register(images, model, transform="network", console=Console(file=told)),
+        register(images, model, refine=2),
+    )
     assert [registered.settings["refine"]["steps"] for registered in (group, asked)] == [0, 2]
     assert "not refined: that takes long for more than 1 slices, here 2" in told.getvalue()
 
@@ -283,7 +286,7 @@ def test_what_was_in_memory_is_written_beside_the_result(model: Path, images: di
     loaded = {name: nib.load(path) for name, path in images.items()}
     arrays = {name: (image.get_fdata(), image.affine) for name, image in loaded.items()}
     label = (np.ones((40, 36), np.int64), OBLIQUE)
-    out = register(arrays, model, masks={"a": label}, labels={"a": label}).write(tmp_path / "out")
+    out = register(arrays, model, masks={"a": label}, labels={"a": label}, transform="network").write(tmp_path / "out")
     first, second = json.loads((out / "registration.json").read_text())["images"]
     np.testing.assert_allclose(nib.load(first["path"]).get_fdata(), loaded["a"].get_fdata(), rtol=1e-6)
     assert {Path(first[key]).parent for key in ("path", "mask", "label")} == {out / "originals"}
@@ -291,7 +294,7 @@ def test_what_was_in_memory_is_written_beside_the_result(model: Path, images: di
 
 
 def test_the_record_names_the_inputs(model: Path, images: dict[str, Path], tmp_path: Path) -> None:
-    out = register([*images.items(), ("b", images["b"])], model).write(tmp_path / "out")
+    out = register([*images.items(), ("b", images["b"])], model, transform="network").write(tmp_path / "out")
     record = json.loads((out / "registration.json").read_text())
     assert [image["name"] for image in record["images"]] == ["a", "b", "b_2"]
     assert record["images"][0]["path"] == str(images["a"])
@@ -312,7 +315,7 @@ def test_a_wrong_name_is_told_with_the_right_one(
     monkeypatch.setattr(appearance, "unlikeness", lambda *_: judged)
     told = io.StringIO()
     pairs = [("a", images["a"]), ("b", images["b"]), ("b", images["b"])]
-    out = register(pairs, model, console=Console(file=told)).write(tmp_path / "out")
+    out = register(pairs, model, transform="network", console=Console(file=told)).write(tmp_path / "out")
     entries = json.loads((out / "registration.json").read_text())["images"]
     assert [entry["looks_like"] for entry in entries] == [None, "a", None], "0.1 is no proof"
     assert [entry["misnaming"] for entry in entries] == pytest.approx([-0.4, 0.3, 0.1])
@@ -322,15 +325,15 @@ def test_a_wrong_name_is_told_with_the_right_one(
 
 def test_names_are_judged_of_three_images_by_a_model_that_knows_names(model: Path, images: dict[str, Path]) -> None:
     pairs = [*images.items(), ("b", images["b"])]
-    assert all(member.misnaming is not None for member in register(pairs, model).members.values())
-    for group in (register(images, model), register(pairs, device="cpu")):
+    assert all(member.misnaming is not None for member in register(pairs, model, transform="network").members.values())
+    for group in (register(images, model, transform="network"), register(pairs, device="cpu")):
         assert all(member.misnaming is member.looks_like is None for member in group.members.values())
 
 
 def test_labels_keep_dtype_and_ids(model: Path, images: dict[str, Path]) -> None:
     ids = np.zeros((40, 36, 1), np.uint16)
     ids[8:20, 8:20], ids[20:32, 8:20] = 7, 600
-    label = register(images, model, labels={"a": (ids, OBLIQUE)})["a"].label
+    label = register(images, model, labels={"a": (ids, OBLIQUE)}, transform="network")["a"].label
     assert label is not None
     assert label.dtype == np.uint16
     assert set(np.unique(label)) == {0, 7, 600}
@@ -340,8 +343,8 @@ def test_a_mask_says_what_the_group_grid_must_hold(model: Path, images: dict[str
     mask = np.zeros((40, 36), np.uint8)
     mask[18:22, 18:22] = 1
     image = {"a": images["a"]}
-    assert register(image, model, masks={"a": (mask, OBLIQUE)}).grid.shape == (16, 16, 1)
-    assert register(image, model).grid.shape > (16, 16, 1)
+    assert register(image, model, masks={"a": (mask, OBLIQUE)}, transform="network").grid.shape == (16, 16, 1)
+    assert register(image, model, transform="network").grid.shape > (16, 16, 1)
 
 
 def test_the_group_grid_lies_along_the_first_image_and_holds_all_foregrounds(images: dict[str, Path]) -> None:
@@ -364,12 +367,20 @@ def test_the_command_takes_a_manifest(
     """With labels and masks, and relative paths; what the command writes is what the function returns."""
     nib.save(nib.Nifti1Image(np.ones((40, 36, 1), np.uint8), OBLIQUE), tmp_path / "ones.nii.gz")
     (tmp_path / "group.csv").write_text("modality,image,mask,label\na,a.nii.gz,ones.nii.gz,ones.nii.gz\nb,b.nii.gz,,\n")
-    arguments = ["register", "--manifest", str(tmp_path / "group.csv"), "--checkpoint", str(model)]
+    arguments = [
+        "register",
+        "--manifest",
+        str(tmp_path / "group.csv"),
+        "--checkpoint",
+        str(model),
+        "--transform",
+        "network",
+    ]
     monkeypatch.setattr(sys, "argv", ["bingo", *arguments, "--output", str(tmp_path / "out"), "--device", "cpu"])
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
-    group = register(images, model, device="cpu")
+    group = register(images, model, transform="network", device="cpu")
     for name in images:
         written = nib.load(tmp_path / "out" / "registered" / f"{name}.nii.gz").get_fdata()
         np.testing.assert_array_equal(written, group[name].image)
@@ -410,7 +421,7 @@ def test_volumes_are_refused_by_a_model_of_slices(model: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(model: Path, images: dict[str, Path], tmp_path: Path) -> None:
-    group = register(images, model)
+    group = register(images, model, transform="network")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(BingoError, match="in use"):

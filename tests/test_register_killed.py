@@ -32,7 +32,7 @@ def dies_in(function, call, half):
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-group = register({"a": folder / "a.nii.gz", "b": folder / "b.nii.gz"}, folder / "model.ckpt", device="cpu")
+group = register({"a": folder / "a.nii.gz", "b": folder / "b.nii.gz"}, folder / "model.ckpt", device="cpu", refine=0)
 half = {
     "write_bytes": lambda path, content: open(path, "wb").write(content[: len(content) // 2]),
     "write_text": lambda path, text, **_: open(path, "w").write(text[: len(text) // 2]),

@@ -195,6 +195,22 @@ def test_what_was_measured_is_shown(make: Maker) -> None:
         assert after == 1, "the registered ones are alike"
 
 
+@pytest.mark.parametrize(("unknown", "median"), [(0.3, "1.50"), (0.7, "unknown")])
+def test_an_uncertainty_that_is_unknown_in_most_of_an_image_is_no_number(
+    make: Maker, unknown: float, median: str
+) -> None:
+    """Unknown counts as more than any number."""
+    folder = make([{}], uncertainty=True)
+    path = folder / "uncertainty" / "a_0.nii.gz"
+    values = np.full(SHAPES[0], 1.5, np.float32)
+    values.reshape(-1)[: int(unknown * values.size)] = np.nan
+    write_image(values, Grid(SHAPES[0], RAS), path)
+    text = Page(write_report(folder)).text
+    assert median in text
+    assert "nan" not in text.lower()
+    assert ("how far it may be off is unknown" in text) == (median == "unknown")
+
+
 def test_of_many_images_all_are_listed_and_some_pictured(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_data, "MAX_PICTURED", 2)
     page = Page(write_report(make([{"disagreement": float(number)} for number in range(5)])))

@@ -88,7 +88,7 @@ class Counting:
 def test_features_are_kept_as_far_as_the_budget_goes_and_change_nothing(make_group: GroupMaker, tmp_path: Path) -> None:
     bingo, batch = moving(), group(make_group)
     results, asked = [], []
-    for number, memory in enumerate((PLENTY, _enough_for(bingo, batch, kept=4), _enough_for(bingo, batch, kept=0))):
+    for number, memory in enumerate((PLENTY, enough_for(bingo, batch, kept=4), enough_for(bingo, batch, kept=0))):
         source = Counting(MemorySource(batch))
         results.append(displacements(register_stream(bingo, source, memory, tmp_path / str(number), chunk=2)))
         asked.append(source.asked - 1)  # the first image tells the shape
@@ -97,7 +97,7 @@ def test_features_are_kept_as_far_as_the_budget_goes_and_change_nothing(make_gro
     assert torch.equal(results[0], results[2])
 
 
-def _enough_for(bingo: Bingo, batch: GroupBatch, kept: int) -> int:
+def enough_for(bingo: Bingo, batch: GroupBatch, kept: int) -> int:
     """The least memory, in steps of 1 kB, that keeps the features of so many images in chunks of two."""
     for memory in range(0, PLENTY, 1000):
         try:
@@ -137,7 +137,7 @@ def test_a_registration_goes_on_after_an_interrupt_at_any_chunk(
     """Where no time passes only the first chunk of a registration is saved, so that up to two of a sweep are lost."""
     monkeypatch.setattr(workspace, "SAVE_SECONDS", seconds)
     bingo, batch = moving(), make_group(modalities=(0, 1, 2, 1, 0), shape=(16, 16), groups=1)
-    plain, memory = MemorySource(batch), _enough_for(bingo, batch, kept=0)
+    plain, memory = MemorySource(batch), enough_for(bingo, batch, kept=0)
     whole = Counting(plain)
     expected = displacements(register_stream(bingo, whole, memory, tmp_path / "whole", chunk=2))
     starts = [1 + 5 * sweep + first for sweep in range(6) for first in (1, 3, 5)]

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from bingo_pl import GroupBatch
-from bingo_pl.evaluation.metrics import warping_residual
+from bingo_pl import GroupBatch, config
+from bingo_pl.evaluation.metrics import warp_group_labels, warping_residual
 from bingo_pl.evaluation.uncertainty import belongs, disagreement, displacement_uncertainty, negative_log_likelihood
 from bingo_pl.methods.baselines import Descent, Iterative, Refined
-from bingo_pl.methods.bingo import Bingo, BingoRegistration
-from bingo_pl.methods.networks import VelocityHead
+from bingo_pl.methods.bingo import Bingo, BingoRegistration, Taught, bounded
+from bingo_pl.methods.networks import VelocityHead, in_windows
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.posterior import Gaussian
+from bingo_pl.methods.registrar import Registrar
+from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
+from bingo_pl.training import methods, ready_model
 from bingo_pl.training.task import truth_loss
+from data_modules.phantoms.anatomy import draw
+from data_modules.phantoms.painting import paint
 
 from .conftest import GroupMaker
 
@@ -185,3 +192,119 @@ def test_who_belongs_depends_on_the_others_alone() -> None:
     assert belongs(apart).tolist() == expected
     assert belongs(1000 * apart).tolist() == expected, "a group that is hard throughout accuses nobody"
     assert belongs(torch.tensor([[1.0, 9.0]])).all(), "of two nobody can tell which is wrong"
+
+
+def painted_group(size: int, subject: int) -> GroupBatch:
+    """Three contrasts of an anatomy (size^3), misaligned as the ready model's training groups were."""
+    drawn = torch.from_numpy(draw(subject, 4.0, np.random.default_rng(subject)))[None, None].float()
+    labels = torch.nn.functional.interpolate(drawn, (size,) * 3)[0, 0].short()
+    everyone = labels.expand(1, 3, 1, *labels.shape)
+    batch = GroupBatch(
+        images=paint(labels, 3, generator("contrasts", subject))[None],
+        modalities=torch.zeros(1, 3, dtype=torch.long),
+        masks=everyone > 0,
+        labels=everyone,
+        spacing=torch.full((1, 3), 4.0),
+        names=("painted",),
+    )
+    return misalign(batch, draw_displacements(3, labels.shape, (10,), 0.4, generator("fields", subject))[None])
+
+
+@torch.no_grad()
+def expected_and_true(model: Registrar, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+    """The uncertainty and the error over the foreground, in mm."""
+    assert batch.truth is not None
+    result = model(batch)
+    sampled = displacement_uncertainty(model, batch, result, 2, generator("draws"))
+    assert sampled is not None
+    error = (4.0 * warping_residual(result.displacement, batch.truth)).norm(dim=2, keepdim=True)
+    inside = warp_group_labels(batch.masks, result.displacement)
+    return sampled[inside], error[inside]
+
+
+@pytest.mark.parametrize(("size", "subject"), [(32, 6), (48, 3), (64, 6)])
+def test_the_ready_model_knows_its_error_on_grids_larger_than_it_was_trained_on(size: int, subject: int) -> None:
+    """Its coarsest grid had two nodes along each axis, so it never saw the inside of one: three or four here."""
+    model, settings = ready_model.load(3)
+    assert settings.data.roi == [32, 32, 32]
+    batch = painted_group(size, subject)
+    expected, error = expected_and_true(model, batch)
+    assert 0.5 < expected.median() / error.median() < 2
+    assert batch.truth is not None
+    before = 4.0 * warping_residual(torch.zeros_like(batch.truth), batch.truth).norm(dim=2, keepdim=True)
+    assert error.median() < 0.7 * before[batch.masks].median(), "nor did it register there"
+
+
+def taught(reach: float, shape: tuple[int, ...] = (32, 32)) -> Bingo:
+    model = network()
+    model.taught = Taught(shape, reach)
+    return model
+
+
+def test_more_than_what_taught_the_variances_is_unknown(make_group: GroupMaker) -> None:
+    """A reach of 0.6 voxels along each of two axes of 1 mm."""
+    batch = make_group()
+    result = with_variance(batch, 1.0)
+    plain = displacement_uncertainty(network(), batch, result, 8, generator("draws"))
+    known = displacement_uncertainty(taught(0.6), batch, result, 8, generator("draws"))
+    assert plain is not None
+    assert known is not None
+    assert torch.equal(known.isnan(), plain > 0.6 * 2**0.5)
+    assert 0.1 < known.isnan().float().mean() < 0.9
+    assert torch.equal(known[~known.isnan()], plain[~known.isnan()])
+
+
+def test_variances_that_nothing_taught_are_unknown(make_group: GroupMaker) -> None:
+    batch = make_group()
+    assert displacement_uncertainty(taught(0.0), batch, with_variance(batch, 1e-3), 2, generator("draws")) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reach"),
+    [
+        (("weights.truth=1",), 8.0),
+        (("weights.truth=1", "data.linear_strength=2", "data.ffd_spacings=[5]"), 2 + 4 * 3**0.5),
+        (("weights.truth=0",), 0.0),
+        (("weights.truth=0", "model.velocity_noise=true"), float("inf")),
+    ],
+)
+def test_a_network_knows_what_teaches_it(overrides: tuple[str, ...], reach: float) -> None:
+    model = methods.build(config.load("ready_2d", ["data.roi=[64,32]", *overrides]))
+    assert isinstance(model, Bingo)
+    assert model.taught is not None
+    assert model.taught.shape == (64, 32)
+    assert model.taught.reach == pytest.approx(reach)
+
+
+@torch.no_grad()
+def test_a_head_sees_windows_of_the_grid_that_it_knows() -> None:
+    """Two nodes along the first axis, four along the second, whose inside it has seen."""
+    model = taught(1.0, (8, 16))
+    head = model.heads[0]
+    assert isinstance(head, VelocityHead)
+    torch.nn.init.normal_(head.velocity.weight, std=0.1)
+    common, own = (torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    windows = [torch.cat(head(common[:, :, start : start + 2], own[:, :, start : start + 2]), 1) for start in (0, 1)]
+    expected = torch.stack(
+        [windows[0][:, :, 0], (windows[0][:, :, 1] + windows[1][:, :, 0]) / 2, windows[1][:, :, 1]], 2
+    )
+    got = torch.cat(model.predict(0, common, own), 1)
+    torch.testing.assert_close(got, expected)
+    small = torch.cat(model.predict(0, common[:, :, :2], own[:, :, :2]), 1)
+    assert torch.equal(small, windows[0])
+
+
+@pytest.mark.parametrize("window", [(1, 1), (2, 3), (4, 5)])
+def test_what_looks_at_one_voxel_is_the_same_in_any_windows(window: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(in_windows(lambda x: 2 * x[:, :2] + 1, (x,), window), 2 * x[:, :2] + 1)
+
+
+def test_nothing_leads_a_variance_further_beyond_its_bounds() -> None:
+    log_variance = torch.tensor([-20.0, -20.0, 0.0, 0.0, 20.0, 20.0], requires_grad=True)
+    slopes = torch.tensor([-1.0, 1.0, -1.0, 1.0, -1.0, 1.0])  # a step goes the other way
+    within = bounded(log_variance)
+    assert within.tolist() == [-12, -12, 0, 0, 12, 12]
+    within.backward(slopes)
+    assert log_variance.grad is not None
+    assert log_variance.grad.tolist() == [-1, 0, -1, 1, 0, 1]

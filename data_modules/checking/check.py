@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bingo_pl.atomic import check_place
 from bingo_pl.errors import BingoError
-from data_modules.checking.folder_listing import list_folder, role_of
+from data_modules.checking.folder_listing import list_folder
 from data_modules.checking.group_pitfalls import Seen, cohort_findings, group_findings
 from data_modules.checking.listing import FORMATS, Finding, Listing, ending
 from data_modules.checking.manifest_listing import list_manifest
 from data_modules.checking.mending import mend
+from data_modules.checking.naming import role_of
 from data_modules.checking.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
 from data_modules.problems import Mend, Problem, Severity, found
 from data_modules.volume import Volume, open_volume
@@ -51,8 +54,8 @@ def check(path: Path, label_ids: Collection[int], copies: Path | None, track: Tr
     Raises:
         BingoError: there is nothing to look at, or a copy cannot be written.
     """
-    if copies is not None and copies.exists() and not copies.is_dir():
-        raise BingoError(f"{copies}: is a file, but a folder for mended copies is needed. Name another one")
+    if copies is not None:
+        check_place(copies / "copy")
     listing = list_files(path)
     findings = list(listing.findings)
     seen: dict[Path, Seen] = {}
@@ -77,14 +80,14 @@ def list_files(path: Path) -> Listing:
     Raises:
         BingoError: there is nothing to look at.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's raises where a name is too long for any file
         listing = list_folder(path)
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         raise BingoError(f"{path}: no such file or folder. Name an image, a folder of images or a manifest (CSV)")
     elif ending(path, FORMATS):
         listing = Listing(path.parent)
         listing.roles[path].add(role_of(path))
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         listing = list_manifest(path)
     else:
         raise BingoError(
@@ -112,6 +115,8 @@ def _mend(volume: Volume, problems: list[Problem], listing: Listing, copies: Pat
     mends = {problem.mend for problem in problems if problem.mend}
     relative = Path(listing.name(volume.path))
     if volume.nifti is None or volume.data is None or not mends or ".." in relative.parts:
+        return {}
+    if volume.nifti.surplus:  # a copy would hold no more than the header says, which is probably wrong
         return {}
     copy = copies / relative
     return {} if copy.exists() else mend(volume, mends, copy)

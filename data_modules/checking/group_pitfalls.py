@@ -13,9 +13,10 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from data_modules.checking.listing import Finding, Group, Listing
+from data_modules.geometry import corner_distance_mm, voxel_size_mm
 from data_modules.problems import Problem
 from data_modules.reading import other_grid
-from data_modules.volume import Volume, corner_distance_mm, voxel_size_mm
+from data_modules.volume import Volume
 
 SAMPLES = 9
 """Along each axis, of the points at which overlap is looked for; they include the corners."""
@@ -34,7 +35,9 @@ class Seen:
     def of(cls, volume: Volume) -> Seen | None:
         if volume.failed or volume.data is None or volume.affine is None:
             return None
-        return cls(volume.data.shape, volume.affine, hashlib.sha256(volume.data.astype(np.float32).tobytes()).digest())
+        with np.errstate(over="ignore"):  # of label maps; such an image has failed
+            voxels = volume.data.astype(np.float32)
+        return cls(volume.data.shape, volume.affine, hashlib.sha256(voxels.tobytes()).digest())
 
     def holds_any(self, points: np.ndarray) -> bool:
         """Whether any of the points (K, 3) in RAS mm lies in the field of view."""
@@ -69,6 +72,7 @@ def cohort_findings(groups: Sequence[Group]) -> Iterator[Finding]:
     """Groups of one image, and modalities that a group lacks and at least half of the groups have."""
     counts = Counter(modality for group in groups for modality in {member.modality for member in group.members})
     common = {modality for modality, count in counts.items() if len(groups) > 1 and 2 * count >= len(groups)}
+    unpaired = 3 * sum(len(group.members) == 1 for group in groups) > len(groups)  # a cohort of single images
     for group in groups:
         missing = sorted(common - {member.modality for member in group.members})
         if missing:
@@ -79,9 +83,10 @@ def cohort_findings(groups: Sequence[Group]) -> Iterator[Finding]:
                 "Add the images if there are any, or correct their names",
             )
             yield Finding(f"group {group.name}", problem)
-        if len(group.members) == 1 and (group.stated or missing):
+        too_few = group.stated and len(group.members) < group.fewest
+        if too_few or (len(group.members) == 1 and missing and not unpaired):
             problem = Problem(
-                "error" if group.stated else "warning",
+                "error" if too_few else "warning",
                 f"has one image ({group.members[0].image.name})",
                 "there is nothing to register it with",
                 "Add an image or remove the group",
@@ -124,9 +129,8 @@ def _strangers(images: Mapping[Path, Seen], listing: Listing, stated: bool) -> I
 
 def _misplaced(group: Group, seen: Mapping[Path, Seen]) -> Iterator[tuple[Path, Problem]]:
     """Label maps and masks that do not lie on the grid of their image."""
-    files = [path for member in group.members for path in (member.label, member.mask) if path]
-    for path in sorted({*files} & {*seen}):
-        images = [seen[member.image] for member in group.annotated(path) if member.image in seen]
+    for path in sorted({*group.annotations} & {*seen}):
+        images = [seen[image] for image in group.annotations[path] if image in seen]
         problems = [other_grid(seen[path].shape, seen[path].affine, image.shape, image.affine) for image in images]
         # a manifest's label map is read with the first image that has it; a name tells no more than the case
         misplaced = problems and (problems[0] if group.stated else all(problems) and problems[0])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_modules.preprocess import Member
 from data_modules.problems import Problem
 
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
 """One file a volume, with its place in space."""
 
 
@@ -31,12 +32,23 @@ class Group:
 
     name: str
     members: tuple[Member, ...]
+    annotations: Mapping[Path, tuple[Path, ...]]
+    """Label maps and masks, and of each the images to which it may belong."""
     stated: bool
-    """By a manifest; else guessed from names, and a label map belongs to any of the images."""
+    """By a manifest; else guessed from names."""
+    fewest: int = 2
+    """Images without which the group is of no use."""
 
-    def annotated(self, path: Path) -> list[Member]:
-        """The members whose label map or mask a file is."""
-        return [member for member in self.members if path in (member.label, member.mask)]
+    @classmethod
+    def listed(cls, name: str, members: Iterable[Member], fewest: int) -> Group:
+        """As a manifest states it."""
+        members = tuple(members)
+        annotations: dict[Path, tuple[Path, ...]] = {}
+        for member in members:
+            for path in (member.label, member.mask):
+                if path is not None:
+                    annotations[path] = (*annotations.get(path, ()), member.image)
+        return cls(name, members, annotations, stated=True, fewest=fewest)
 
 
 @dataclass
@@ -46,7 +58,7 @@ class Listing:
     folder: Path
     """What relative paths are relative to."""
     roles: dict[Path, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Every file, and what it is used as: image, label or mask."""
+    """Every file, and what it is used as: image, label, mask or probability."""
     groups: list[Group] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -73,5 +85,5 @@ def foreign(suffix: str) -> Problem:
         "warning",
         f"the format {suffix or '(no suffix)'} is not one of {' '.join(FORMATS)}",
         "it is not read, or not reliably: other formats may hold one slice of a volume, or no place in space",
-        "Convert it to .nii.gz, e.g. with dcm2niix (DICOM), mri_convert (FreeSurfer) or SimpleITK",
+        "Convert it to .nii.gz, e.g. with dcm2niix (DICOM) or SimpleITK",
     )

@@ -13,8 +13,13 @@ import nibabel as nib
 import numpy as np
 
 from bingo_pl.atomic import replacing
+from data_modules.geometry import corner_distance_mm
 from data_modules.problems import Mend
-from data_modules.volume import Volume, corner_distance_mm
+from data_modules.units import SPACE_BITS
+from data_modules.volume import Volume
+
+MILLIMETRE = 2
+"""NIfTI's code."""
 
 
 def mend(volume: Volume, mends: Collection[Mend], copy: Path) -> dict[Mend, str]:
@@ -43,8 +48,8 @@ def mend(volume: Volume, mends: Collection[Mend], copy: Path) -> dict[Mend, str]
         header["scl_slope"], header["scl_inter"] = 1, 0
         changes[Mend.SLOPE] = "scl_slope set to 1"
     if Mend.AXES in mends:
-        header.set_data_shape(volume.data.shape)
-        changes[Mend.AXES] = f"shape set to {volume.data.shape}"
+        header.set_data_shape(volume.nifti.shape)
+        changes[Mend.AXES] = f"shape set to {volume.nifti.shape}"
     if Mend.IDS in mends:
         ids = np.rint(volume.data).astype(np.int64)
         kind = np.result_type(np.min_scalar_type(ids.min()), np.min_scalar_type(ids.max()))
@@ -62,10 +67,10 @@ def mend(volume: Volume, mends: Collection[Mend], copy: Path) -> dict[Mend, str]
 def _set_geometry(header: nib.Nifti1Header, volume: Volume) -> str:
     """Give qform, sform and voxel size one value: the geometry that is used, as exactly as a qform can hold it."""
     assert volume.nifti is not None
-    assert volume.affine is not None
-    form = volume.nifti.form
+    form, affine = volume.nifti.form, volume.nifti.affine
     code = int(header[f"{form}_code"])
-    header.set_qform(volume.affine, code)
+    header.set_qform(affine, code)
     header.set_sform(header.get_qform(), code)
-    moved = corner_distance_mm(header.get_qform(), volume.affine, (*volume.nifti.header.get_data_shape(), 1, 1)[:3])
-    return f"qform, sform and voxel size set to the {form} (corners move by {moved:.2g} mm)"
+    header["xyzt_units"] = int(header["xyzt_units"]) & ~SPACE_BITS | MILLIMETRE
+    moved = corner_distance_mm(header.get_qform(), affine, volume.nifti.shape)
+    return f"qform, sform and voxel size set to the {form}, in mm (corners move by {moved:.2g} mm)"

@@ -10,10 +10,11 @@ import torch
 import torchio as tio
 
 from bingo_pl.errors import BingoError
-from data_modules.preprocess import foreground, rescale
+from data_modules.geometry import ITK_SHEAR_TOLERANCE, geometry_tolerance_mm, shear, show_mm, voxel_size_mm
+from data_modules.preprocess import foreground, is_binary, rescale
 from data_modules.problems import Mend, Problem
 from data_modules.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids
-from data_modules.volume import GEOMETRY_TOLERANCE_MM, ITK_SHEAR_TOLERANCE, Nifti, Volume, shear, voxel_size_mm
+from data_modules.volume import Nifti, Volume
 
 CT_PADDING = (-1024, -2000, -2048, -3024)
 """What CT scanners and converters write outside the field of view."""
@@ -25,7 +26,8 @@ def header_pitfalls(volume: Volume) -> list[Problem | None]:
     """Of a NIfTI header that can be used; other formats store nothing twice and have none of these."""
     if volume.nifti is None:
         return []
-    return [_slope(volume.nifti), _no_geometry(volume.nifti), *_geometry(volume), _axes(volume), _surplus(volume.nifti)]
+    nifti = volume.nifti
+    return [_slope(nifti), _no_geometry(nifti), _unit(volume), *_geometry(volume), _axes(volume), _surplus(nifti)]
 
 
 def image_pitfalls(volume: Volume) -> list[Problem | None]:
@@ -39,7 +41,9 @@ def image_pitfalls(volume: Volume) -> list[Problem | None]:
     if problem := constant(data):
         return [problem]
     image = tio.ScalarImage(tensor=torch.from_numpy(data)[None], affine=volume.affine)
-    return [_low_contrast(image, volume), _ct_padding(image.data)]
+    if problem := _low_contrast(image, volume):
+        return [problem, _ct_padding(image.data)]
+    return [_binary(image.data), _ct_padding(image.data)]
 
 
 def label_pitfalls(data: np.ndarray, label_ids: Collection[int]) -> list[Problem | None]:
@@ -91,21 +95,40 @@ def _no_geometry(nifti: Nifti) -> Problem | None:
     )
 
 
+def _unit(volume: Volume) -> Problem | None:
+    nifti = volume.nifti
+    assert nifti is not None
+    if nifti.unit_mm == 1:
+        return None
+    sound = not volume.failed and nifti.form != "affine"
+    return Problem(
+        "note",
+        f"lengths are stored in {'meters' if nifti.unit_mm > 1 else 'microns'} (xyzt_units)",
+        "this program, SimpleITK and ANTs convert them to mm; a program that uses nibabel's affine as it is does not",
+        "Nothing need be done here",
+        Mend.GEOMETRY if sound else None,
+    )
+
+
+def _show(sizes: np.ndarray) -> list[float]:
+    """Lengths for a person, however small."""
+    return [float(f"{size:.5g}") for size in sizes]
+
+
 def _geometry(volume: Volume) -> list[Problem | None]:
     """Disagreements with the sform that are not between it and the qform."""
-    nifti, affine = volume.nifti, volume.affine
+    nifti = volume.nifti
     assert nifti is not None
-    assert affine is not None
+    affine = nifti.affine
     if nifti.form != "sform" or volume.problems:  # already named
         return []
-    shape = (*nifti.header.get_data_shape(), 1, 1)[:3]
-    stored, sizes = nifti.raw["pixdim"][1:4].astype(float), voxel_size_mm(affine)
-    off_mm = float((np.abs(stored - sizes) * (np.array(shape) - 1)).max())
+    stored, sizes = nifti.raw["pixdim"][1:4].astype(float) * nifti.unit_mm, voxel_size_mm(affine)
+    with np.errstate(over="ignore"):
+        off_mm = float((np.abs(stored - sizes) * (np.array(nifti.shape) - 1)).max())
     spacing = Problem(
         "warning",
-        f"the voxel size (pixdim) is {stored.round(4).tolist()} mm, but {sizes.round(4).tolist()} mm by the sform, "
-        "which is used",
-        f"ITK programs (SimpleITK, ANTs, elastix, Slicer) take the other: over the image that is {off_mm:.1f} mm",
+        f"the voxel size (pixdim) is {_show(stored)} mm, but {_show(sizes)} mm by the sform, which is used",
+        f"ITK programs (SimpleITK, ANTs, elastix, Slicer) take the other: over the image that is {show_mm(off_mm)}",
         "Find out which one is right and set both to it",
         Mend.GEOMETRY,
     )
@@ -117,7 +140,7 @@ def _geometry(volume: Volume) -> list[Problem | None]:
         Mend.GEOMETRY,
     )
     return [
-        spacing if off_mm > GEOMETRY_TOLERANCE_MM else None,
+        spacing if off_mm > geometry_tolerance_mm(affine) else None,
         oblique if shear(affine) > ITK_SHEAR_TOLERANCE else None,
     ]
 
@@ -141,7 +164,7 @@ def _surplus(nifti: Nifti) -> Problem | None:
         return None
     return Problem(
         "warning",
-        f"holds {nifti.surplus} bytes more than the {nifti.header.get_data_shape()} voxels of its header (dim) need",
+        f"holds more bytes than the {nifti.header.get_data_shape()} voxels of its header (dim) need",
         "the header's sizes or data type are probably wrong, and then the image is scrambled or cut",
         "Look at the image; correct dim and datatype, or convert the original again",
     )
@@ -156,6 +179,18 @@ def _low_contrast(image: tio.ScalarImage, volume: Volume) -> Problem | None:
         why = "intensities are scaled by percentiles of the foreground, and these are all the same value"
         return Problem.refused(error, volume.path, why)
     return None
+
+
+def _binary(image: torch.Tensor) -> Problem | None:
+    """``image`` is (1, X, Y, Z)."""
+    if not is_binary(image):
+        return None
+    return Problem(
+        "note",
+        f"holds two values only, {image.min():g} and {image.max():g}",
+        "it is registered as an image, by its edges; a mask or label map is one by its name or by the manifest",
+        "Nothing need be done, unless it is a mask or label map: then name it so",
+    )
 
 
 def _ct_padding(image: torch.Tensor) -> Problem | None:

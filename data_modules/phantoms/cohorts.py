@@ -172,22 +172,28 @@ def ensure_cohort(dataset: str, subjects: int, seed: int, spacing: float | None 
     """The root of a cohort in the user's cache, written by `write_cohort` if it is not there yet.
 
     It appears under its name only when it is complete, so a killed run leaves no half cohort. Arguments and errors
-    as in `write_cohort`.
+    as in `write_cohort`, and where the cache cannot be written.
     """
     _, spacing = _validated(dataset, subjects, spacing)
     key = hashlib.blake2b(repr((VERSION, subjects, seed, spacing)).encode(), digest_size=6).hexdigest()
     root = Path(user_cache_dir("bingo_pl")) / "phantom" / f"{dataset}-{key}"
     if root.is_dir():
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{dataset}-", dir=root.parent) as temporary:
-        unfinished = Path(temporary) / "cohort"
-        write_cohort(dataset, unfinished, subjects, seed, spacing)
-        try:
-            os.rename(unfinished, root)
-        except OSError:
-            if not root.is_dir():  # else another process was faster, and its cohort is the same
-                raise
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{dataset}-", dir=root.parent) as temporary:
+            unfinished = Path(temporary) / "cohort"
+            write_cohort(dataset, unfinished, subjects, seed, spacing)
+            try:
+                os.rename(unfinished, root)
+            except OSError:
+                if not root.is_dir():  # else another process was faster, and its cohort is the same
+                    raise
+    except OSError as error:
+        raise BingoError(
+            f"cannot write the phantom cohort to {root.parent}: {error.strerror or error}. Free space there, or name "
+            "another cache folder by the environment variable XDG_CACHE_HOME"
+        ) from error
     return root
 
 

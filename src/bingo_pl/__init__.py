@@ -12,23 +12,29 @@ velocities are all turned into one before anything is warped. Names that end in 
 are in millimetres, ``spacing`` is in millimetres per voxel; everything else is in voxels.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.errors import BingoError
 
 if TYPE_CHECKING:
+    from bingo_pl.batch import UNLABELLED, GroupBatch
     from bingo_pl.registration.workflow import register
 
 __all__ = ["UNLABELLED", "BingoError", "GroupBatch", "register"]
 __version__ = version("bingo_pl")
 
 
-def __getattr__(name: str) -> Any:
-    """What needs Lightning and all methods is imported when it is asked for."""
-    if name == "register":
-        from bingo_pl.registration.workflow import register
+_HOMES = {
+    "UNLABELLED": "bingo_pl.batch",
+    "GroupBatch": "bingo_pl.batch",
+    "register": "bingo_pl.registration.workflow",
+}
 
-        return register
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, or Lightning and all methods, is imported when it is asked for."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'bingo_pl' has no attribute '{name}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import sys
@@ -18,14 +19,17 @@ from rich.progress import Progress
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_unused
 from bingo_pl.comparison import run as comparison
+from bingo_pl.crashes import describe, write_log
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
 from bingo_pl.files.scans import check_names, names_of
+from bingo_pl.names import check_file_name
 from bingo_pl.registration import apply as application
 from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import workflow
 from bingo_pl.registration.streamed import probe_files, register_files
 from bingo_pl.report.page import write_report
+from bingo_pl.signals import Stopped, stopping
 from bingo_pl.streaming import scalability
 from bingo_pl.streaming.budget import parse_bytes
 from bingo_pl.streaming.estimate import estimate
@@ -36,7 +40,7 @@ from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.model import Model
 from data_modules.checking import check as checking
-from data_modules.group_manifest import read_group
+from data_modules.manifest_file import read_group
 from data_modules.preprocess import Member
 
 app = typer.Typer(
@@ -45,7 +49,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(emoji=False)  # ":x:" in a path is no picture
 
 Overrides = Annotated[
     list[str] | None,
@@ -110,7 +114,7 @@ def table(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     runs = Path(settings.load(experiment_name, overrides or ()).runs)
     folder = name or Path(experiment_name).stem
-    experiment.check_name(folder, "table")
+    check_file_name(folder, "table")
     comparison.compare(
         settings.load_table(experiment_name),
         overrides or (),
@@ -161,7 +165,7 @@ def run_scalability(
     experiment_name = settings.with_data(experiment_name, overrides or ())
     config = settings.load(experiment_name, overrides or ())
     name = name or Path(experiment_name).stem
-    experiment.check_name(name, "folder")
+    check_file_name(name, "folder")
     folder = Path(config.runs) / "scalability" / name
     scalability.run(config, checkpoint, images, parse_bytes(memory), folder, console)
 
@@ -201,7 +205,7 @@ def run_estimate(
 
 
 def _sizes(text: str) -> list[int]:
-    if not re.fullmatch(r"(\d+(x\d+)*)?", text):
+    if not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
         raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
     return [int(size) for size in text.split("x") if size]
 
@@ -251,12 +255,35 @@ def register(
     label: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
     ] = None,
-    affine: Annotated[str, typer.Option(help="auto (images that are not roughly aligned), always or never")] = "auto",
+    transform: Annotated[
+        str | None,
+        typer.Option(
+            help="Last stage: auto (what the evidence speaks for), rigid, affine, deformable, or network alone",
+            show_default="auto; network with --affine or --refine",
+        ),
+    ] = None,
+    reference: Annotated[str, typer.Option(metavar="NAME", help="Image that stays where it is; default: none")] = "",
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="Linear ITK transform (.tfm, .mat, .txt, .h5) from which an image starts"
+        ),
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(metavar="MM", help="Voxel size of the results; default: the finest of the group")
+    ] = None,
+    like: Annotated[Path | None, typer.Option(metavar="FILE", help="Image whose grid the results get instead")] = None,
+    affine: Annotated[
+        str | None,
+        typer.Option(
+            help="Affine stage of --transform network and of --memory: auto, always or never", show_default="auto"
+        ),
+    ] = None,
     refine: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Steps of optimisation for this group after the network's result",
+            help="Steps of optimisation after the result of --transform network",
             show_default=f"{workflow.REFINE}; 0 for more than {workflow.REFINED_UP_TO[2]} slices or "
             f"{workflow.REFINED_UP_TO[3]} volumes or with --memory",
         ),
@@ -267,9 +294,10 @@ def register(
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
 ) -> None:
-    """Register the images of one group; write them, a template, transforms and a report.
+    """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
-    Sizes, voxels and orientations may differ. With --memory, killed, it goes on by the same command.
+    Sizes, voxels and orientations may differ. The exit status is 1 where the result is in doubt: see what is printed
+    and the report. With --memory, killed, it goes on by the same command.
     """
     if bool(images) == (manifest is not None):
         raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
@@ -283,6 +311,7 @@ def register(
         name: dataclasses.replace(member, mask=masks.get(name, member.mask), label=labels.get(name, member.label))
         for name, member in zip(names, members, strict=True)
     }
+    doubtful = False
     if memory:
         if refine:
             raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
@@ -292,7 +321,7 @@ def register(
             output,
             size,
             checkpoint,
-            affine=affine,
+            affine=affine or "auto",
             jacobian=jacobian,
             device=device,
             console=console,
@@ -304,13 +333,20 @@ def register(
             checkpoint,
             masks={name: member.mask for name, member in named.items() if member.mask},
             labels={name: member.label for name, member in named.items() if member.label},
+            transform=transform,
+            reference=reference or None,
+            initial=dict(_pair(text, "NAME=FILE", "t2=start.tfm") for text in initial or ()),
+            spacing_mm=spacing,
+            like=like,
             affine=affine,
             refine=refine,
             device=device,
             console=console,
         )
         written = group.write(output, jacobian, console)
+        doubtful = group.verdict.doubtful
     console.print(f"written: {escape(str(written))}", soft_wrap=True)
+    raise typer.Exit(1 if doubtful else 0)
 
 
 def _pair(text: str, what: str, example: str) -> tuple[str, Path]:
@@ -347,9 +383,13 @@ def apply(
     labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
     space: Annotated[str | None, typer.Option(help="Of landmarks whose file does not say it: RAS or LPS")] = None,
 ) -> None:
-    """Move an image, a label map or landmarks from one member of a registered group to another."""
-    written = application.apply(registration, source, target, path, output, labels, space, console)
-    console.print(f"written: {written}")
+    """Move an image, a label map or landmarks from one member of a registered group to another.
+
+    The exit status is 1 where nothing of FILE lies there.
+    """
+    applied = application.apply(registration, source, target, path, output, labels, space, console)
+    console.print(f"written: {escape(str(applied.path))}", soft_wrap=True)
+    raise typer.Exit(0 if applied.arrived else 1)
 
 
 @app.command()
@@ -357,7 +397,7 @@ def report(
     registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
 ) -> None:
     """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
-    console.print(f"written: {write_report(registration)}")
+    console.print(f"written: {escape(str(write_report(registration)))}", soft_wrap=True)
 
 
 def main() -> None:
@@ -366,9 +406,29 @@ def main() -> None:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; bad input ends with its message and exit status 2, without a traceback."""
+    """Run a command; whatever ends it is told in one line, without a traceback.
+
+    Exit status: 2 for bad input, 128 + signal where it was stopped (130 for Ctrl-C, 143 for SIGTERM), 70 for an error
+    that nobody foresaw, whose traceback goes to a log.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, and terminals may not know it
     try:
-        command()
+        with stopping():
+            command()
     except BingoError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        _tell("error:", str(error))
         sys.exit(2)
+    except Stopped as stop:
+        if not stop.told:
+            _tell("stopped by", str(stop).removeprefix("stopped by "))
+        sys.exit(stop.code)
+    except Exception as error:
+        _tell("unexpected error:", f"{describe(error)}. The traceback is in {write_log(error)}; please report it")
+        sys.exit(70)
+
+
+def _tell(kind: str, text: str) -> None:
+    console = Console(stderr=True, emoji=False)
+    console.print(f"[bold red]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)

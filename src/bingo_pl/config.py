@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,46 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bingo_pl.errors import BingoError, unknown_name
+
+Rules = Mapping[str, tuple[object, str]]
+"""Whether each setting holds, by its name, and what is wanted."""
+SIMILARITIES = ("ape", "cte", "x_coreg")
+TRANSFORMS = ("velocity", "linear_ffd")
+MOST_WORKERS = 256
+"""More processes than any machine has use for is a slip of the keyboard, which would bring it down."""
+MOST_SQUARINGS = 30
+"""2**-30 of a velocity is nothing in single precision."""
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Half-precision parameters would move voxels."""
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+
+def _check(section: str, values: Any, rules: Rules) -> None:
+    """Raises `BingoError` where a setting of a dataclass breaks a rule or holds a number that is not finite."""
+    for field_ in dataclasses.fields(values):
+        value = getattr(values, field_.name)
+        numbers = value if isinstance(value, list) else [value]
+        finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+        holds, wanted = rules.get(field_.name, (True, "")) if finite else (False, "finite numbers")
+        if not holds:
+            name = f"{section}.{field_.name}" if section else field_.name
+            raise BingoError(f"{name}={_shown(value)} is invalid, wanted {wanted}")
+
+
+def _shown(value: object) -> str:
+    """A value as one gives it on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    return "null" if value is None else str(value)
+
+
+def _distinct(names: Sequence[str]) -> bool:
+    return 0 < len(names) == len(set(names))
+
+
+def _choose(setting: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise unknown_name(setting, value, known)
 
 
 @dataclass
@@ -62,6 +103,40 @@ class DataConfig:
     cache_dir: str | None = None
     """Where preprocessed groups are kept. Null: the user's cache folder."""
 
+    def __post_init__(self) -> None:
+        ids = self.label_ids
+        self.check(
+            {
+                "modalities": (_distinct(self.modalities) and all(self.modalities), "distinct names, at least one"),
+                "label_ids": (
+                    len(set(ids)) == len(ids) and all(0 < i < 2**15 for i in ids),
+                    "distinct ids from 1 to 32767",
+                ),
+                "spacing_mm": (self.spacing_mm >= 0, "a size in mm, or 0 for that of the files"),
+                "roi": (len(self.roi) in (2, 3) and min(self.roi) > 0, "2 or 3 positive sizes"),
+                "splits": (
+                    len(self.splits) == 3 and min(self.splits) >= 0,
+                    "three counts, training, validation, test",
+                ),
+                "batch_size": (self.batch_size >= 1, "at least 1"),
+                "images_per_step": (self.images_per_step is None or self.images_per_step >= 2, "at least 2, or none"),
+                "ffd_spacings": (
+                    self.ffd_spacings and min(self.ffd_spacings) > 0,
+                    "positive sizes in voxels, at least one",
+                ),
+                "ffd_strength": (self.ffd_strength >= 0, "at least 0"),
+                "linear_strength": (self.linear_strength >= 0, "at least 0"),
+                "copies": (self.copies >= 1, "at least 1"),
+                "draws_per_test_group": (self.draws_per_test_group >= 1, "at least 1"),
+                "phantom_subjects": (self.phantom_subjects >= 1, "at least 1"),
+                "workers": (0 <= self.workers <= MOST_WORKERS, f"from 0 to {MOST_WORKERS}"),
+            }
+        )
+
+    def check(self, rules: Rules) -> None:
+        """Raises `BingoError` where a setting breaks one of these rules."""
+        _check("data", self, rules)
+
 
 @dataclass
 class ModelConfig:
@@ -86,6 +161,29 @@ class ModelConfig:
     similarity: str = ""
     """Of the registered images, minimised beside the ELBO: ape, cte or x_coreg. Empty, as in the paper: none."""
 
+    def __post_init__(self) -> None:
+        scales, coarsest = self.velocity_scales, len(self.channels) - 1
+        falling = all(a >= b for a, b in itertools.pairwise(scales))
+        _check(
+            "model",
+            self,
+            {
+                "channels": (
+                    self.channels and all(width >= 2 and width % 2 == 0 for width in self.channels),
+                    "even widths, half are means and half variances",
+                ),
+                "velocity_scales": (
+                    scales and falling and all(0 <= scale <= coarsest for scale in scales),
+                    f"numbers that do not rise, from {coarsest} (the coarsest of model.channels) to 0",
+                ),
+                "head_depth": (self.head_depth >= 0, "at least 0"),
+                "squarings": (0 <= self.squarings <= MOST_SQUARINGS, f"from 0 to {MOST_SQUARINGS}"),
+                "smoothness": (self.smoothness > 0, "a positive number"),
+                "cross_reconstruction": (0 <= self.cross_reconstruction <= 1, "a probability, from 0 to 1"),
+            },
+        )
+        _choose("model.similarity", self.similarity, ("", *SIMILARITIES))
+
 
 @dataclass
 class WeightConfig:
@@ -105,6 +203,10 @@ class WeightConfig:
     """gWI, in voxels, against the known synthetic misalignment; the variances of the velocities learn to tell what is
     left of it. 0: unsupervised, as in the paper."""
 
+    def __post_init__(self) -> None:
+        weights = {name: (weight >= 0, "at least 0") for name, weight in vars(self).items()}
+        _check("weights", self, weights)
+
 
 @dataclass
 class SimilarityConfig:
@@ -112,6 +214,9 @@ class SimilarityConfig:
 
     bins: int = 64
     """Of the histograms, over the range of an image."""
+
+    def __post_init__(self) -> None:
+        _check("similarity", self, {"bins": (self.bins >= 2, "at least 2")})
 
 
 @dataclass
@@ -130,6 +235,19 @@ class IterativeConfig:
     steps: int = 50
     """At each level."""
 
+    def __post_init__(self) -> None:
+        _choose("iterative.transform", self.transform, TRANSFORMS)
+        _check(
+            "iterative",
+            self,
+            {
+                "control_spacing": (self.control_spacing > 0, "a positive distance"),
+                "learning_rate": (self.learning_rate > 0, "a positive rate"),
+                "levels": (self.levels >= 1, "at least one level"),
+                "steps": (self.steps >= 0, "at least 0"),
+            },
+        )
+
 
 @dataclass
 class RefineConfig:
@@ -145,6 +263,19 @@ class RefineConfig:
     """Of the refinement's own grid, in voxels."""
     learning_rate: float = 0.1
     """Adam's, in voxels of that grid."""
+
+    def __post_init__(self) -> None:
+        _choose("refine.similarity", self.similarity, SIMILARITIES)
+        _check(
+            "refine",
+            self,
+            {
+                "steps": (self.steps >= 0, "at least 0"),
+                "bending": (self.bending >= 0, "at least 0"),
+                "stride": (self.stride >= 1, "at least 1 voxel"),
+                "learning_rate": (self.learning_rate > 0, "a positive rate"),
+            },
+        )
 
 
 @dataclass
@@ -171,6 +302,24 @@ class IntrinsicConfig:
     3D it more than doubles the time."""
     edges: float = 0.0
     """Weight of the agreement of the images' edges (normalised gradient fields) beside the experts'."""
+
+    def __post_init__(self) -> None:
+        _check(
+            "intrinsic",
+            self,
+            {
+                "steps": (self.steps >= 0, "at least 0"),
+                "voxels": (bool(self.voxels) and min(self.voxels) > 0, "a positive number for each level"),
+                "nodes": (
+                    len(self.nodes) == len(self.voxels) and min(self.nodes) > 0,
+                    f"a positive number for each of the {len(self.voxels)} levels of intrinsic.voxels",
+                ),
+                "bending": (self.bending >= 0, "at least 0"),
+                "learning_rate": (self.learning_rate > 0, "a positive rate"),
+                "points": (self.points == 0 or self.points >= 2, "at least 2, or 0"),
+                "edges": (self.edges >= 0, "at least 0"),
+            },
+        )
 
 
 @dataclass
@@ -210,6 +359,31 @@ class TrainerConfig:
     validate_every: int = 1
     """Epochs between validations."""
 
+    def __post_init__(self) -> None:
+        _choose("trainer.precision", self.precision, PRECISIONS)
+        clip = self.clip_gradient_norm
+        _check(
+            "trainer",
+            self,
+            {
+                "epochs": (
+                    self.epochs >= max(1, self.validate_every),
+                    f"at least 1, and not to end before the first validation (trainer.validate_every="
+                    f"{self.validate_every})",
+                ),
+                "learning_rate": (self.learning_rate > 0, "a positive rate"),
+                "warm_up": (0 <= self.warm_up <= 1, "a share of the steps, from 0 to 1"),
+                "motion_rate": (self.motion_rate >= 0, "at least 0"),
+                "appearance_rate": (self.appearance_rate >= 0, "at least 0"),
+                "clip_gradient_norm": (clip is None or clip > 0, "a positive norm, or null"),
+                "accelerator": (self.accelerator, "a name, e.g. auto, cpu or gpu"),
+                "devices": (self.devices >= 1, "at least 1"),
+                "accumulate_grad_batches": (self.accumulate_grad_batches >= 1, "at least 1"),
+                "checkpoint_minutes": (self.checkpoint_minutes >= 0, "at least 0"),
+                "validate_every": (self.validate_every >= 1, "at least 1"),
+            },
+        )
+
 
 @dataclass
 class LogConfig:
@@ -221,6 +395,10 @@ class LogConfig:
     """Upload figures to W&B. They show patients' images."""
     figure_groups: int = 3
     """Test groups that get figures."""
+
+    def __post_init__(self) -> None:
+        _choose("log.wandb", self.wandb, WANDB_MODES)
+        _check("log", self, {"figure_groups": (self.figure_groups >= 0, "at least 0")})
 
 
 @dataclass
@@ -245,6 +423,9 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    def __post_init__(self) -> None:
+        _check("", self, {"seed": (0 <= self.seed < 2**32, "from 0 to 4294967295")})
+
 
 @dataclass
 class RowConfig:
@@ -267,6 +448,7 @@ class TableConfig:
 
 
 Tree = dict[str, Any]
+HOW_TO_SET = "write key=3, key=word, key=[1,2] for a list, key=null for none"
 
 
 def experiments() -> list[str]:
@@ -285,8 +467,7 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         BingoError: unknown experiment or setting (with the nearest known name), or a value of the wrong type.
     """
-    layers = [OmegaConf.create(tree) for tree in _layers(experiment)]
-    return _merge(Config(), *layers, _parse_overrides(overrides))
+    return _merge(Config(), *[tree for _, tree in reversed(_lineage(experiment))], _parse_overrides(overrides))
 
 
 def load_table(name: str) -> TableConfig:
@@ -296,9 +477,9 @@ def load_table(name: str) -> TableConfig:
     Raises:
         BingoError: the table's file is wrong.
     """
-    files = [_folder() / "tables" / f"{family}.yaml" for family in (*_family(name), "default")]
+    files = [_folder() / "tables" / f"{family}.yaml" for family in (*[one for one, _ in _lineage(name)], "default")]
     source = next(file for file in files if file.is_file())
-    tree = {"experiment": name, **yaml.safe_load(source.read_text())}
+    tree = {"experiment": name, **read_yaml(source)}
     try:
         return cast(TableConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), tree)))
     except OmegaConfBaseException as error:
@@ -315,7 +496,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 def from_tree(tree: Tree) -> Config:
     """The settings that `to_tree` wrote, e.g. into a checkpoint."""
-    return _merge(Config(), OmegaConf.create(tree))
+    return _merge(Config(), tree)
 
 
 def to_tree(config: Config) -> Tree:
@@ -349,34 +530,63 @@ def _folder() -> Any:
     return files("bingo_pl.experiments")
 
 
-def _family(experiment: str) -> list[str]:
-    """An experiment and its bases, nearest first."""
-    base = _read(experiment).get("base")
-    return [experiment, *(_family(base) if base else [])]
+def _lineage(experiment: str) -> list[tuple[str, Tree]]:
+    """An experiment and its bases, nearest first, each with the settings of its file.
 
-
-def _layers(experiment: str) -> list[Tree]:
-    """The YAML trees of an experiment, base first."""
-    tree = _read(experiment)
-    base = tree.pop("base", None)
-    return [*(_layers(base) if base else []), tree]
+    Raises:
+        BingoError: a base is no name, or an experiment is, over its bases, its own.
+    """
+    names: list[str] = []
+    trees: list[Tree] = []
+    base: object = experiment
+    while base:
+        if not isinstance(base, str):
+            raise BingoError(f"{names[-1]}: base must be one name or YAML file, e.g. `base: mscmr`, got {base!r}")
+        if base in names:
+            raise BingoError(f"{experiment}: its base leads back to itself: {' -> '.join([*names, base])}. Change one")
+        names.append(base)
+        trees.append(_read(base))
+        base = trees[-1].pop("base", None)
+    return list(zip(names, trees, strict=True))
 
 
 def _read(experiment: str) -> Tree:
-    if experiment.endswith((".yaml", ".yml")):
-        source: Any = Path(experiment)
-        if not source.is_file():
+    if experiment.lower().endswith((".yaml", ".yml")):
+        file = Path(experiment)
+        if not file.is_file():
             raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")
-    else:
-        source = _folder() / f"{experiment}.yaml"
-    if not source.is_file():
+        return read_yaml(file)
+    source = _folder() / f"{experiment}.yaml"
+    if ".." in Path(experiment).parts or not source.is_file():
         raise unknown_name("experiment", experiment, experiments())
+    return read_yaml(source)
+
+
+def read_yaml(source: Any) -> Tree:
+    """The settings in a YAML file; an empty one has none.
+
+    Args:
+        source: its path, or that of a file of a package.
+
+    Raises:
+        BingoError: unreadable, not plain YAML in UTF-8, or not ``key: value``.
+    """
     try:
-        tree = yaml.safe_load(source.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise BingoError(f"{experiment} is not plain YAML (tags are refused): {error}") from error
-    if not isinstance(tree, dict):
-        raise BingoError(f"{experiment} must hold `key: value` settings, got {type(tree).__name__}")
+        tree = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BingoError(
+            f"{source} cannot be read ({error.strerror or error}). Check the path and permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BingoError(
+            f"{source} is not text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8"
+        ) from error
+    except RecursionError as error:
+        raise BingoError(f"{source} is nested too deeply. Settings have one section and a name") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date of month 13
+        raise BingoError(f"{source} is not plain YAML (tags are refused): {error}") from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise BingoError(f"{source} must hold `key: value` settings, got {type(tree).__name__}")
     return tree
 
 
@@ -384,22 +594,32 @@ def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
     for text in overrides:
         if not re.match(r"[a-z_.]+=", text):
             raise BingoError(f"'{text}' is not a setting. Write key=value, for example trainer.epochs=10")
-    return OmegaConf.from_dotlist(list(overrides))
-
-
-def _merge(start: Config, *layers: DictConfig) -> Config:
-    if any("${" in OmegaConf.to_yaml(layer) for layer in layers):
-        raise BingoError("settings must be plain values; references like ${...} are refused")
     try:
-        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), *layers)))
+        return OmegaConf.from_dotlist(list(overrides))
+    except (yaml.YAMLError, ValueError) as error:
+        given = " ".join(overrides)
+        raise BingoError(f"the value of a setting cannot be read in {given}: {error}; {HOW_TO_SET}") from error
+
+
+def _merge(start: Config, *layers: Tree | DictConfig) -> Config:
+    try:
+        trees = [OmegaConf.create(layer) for layer in layers]
+        if any("${" in OmegaConf.to_yaml(tree) for tree in trees):
+            raise BingoError("settings must be plain values; references like ${...} are refused")
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), *trees)))
     except (ConfigKeyError, ConfigAttributeError) as error:
         *parents, name = str(error.full_key).split(".")
-        known = functools.reduce(lambda tree, parent: tree[parent], parents, to_tree(Config()))
+        known: Any = to_tree(Config())
+        for parent in parents:
+            known = known.get(parent) if isinstance(known, dict) else None
+        if not isinstance(known, dict):
+            raise BingoError(f"{'.'.join(parents)} is a setting, not a section: it has no '{name}'") from error
         raise unknown_name(" ".join(["setting", *parents]), name, known) from error
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
-        hint = "write key=3, key=word, key=[1,2] for a list, key=null for none"
-        raise BingoError(f"setting {error.full_key or ''}: {reason}; {hint}") from error
+        raise BingoError(f"setting {error.full_key or ''}: {reason}; {HOW_TO_SET}") from error
+    except TypeError as error:  # a section or list where the other was wanted
+        raise BingoError(f"a setting has the wrong kind of value: {error}; {HOW_TO_SET}") from error
 
 
 def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process .*\n[\w.]+Error: ", re.DOTALL)
+"""What torch puts before the message of an error that a loader's process raised: the traceback."""
 
 
 class BingoError(Exception):
     """Bad input: the message says what, got, wanted and what to do. The command line prints it without a traceback."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(FROM_WORKER.sub("", message))
+
+
+class DivergenceError(BingoError):
+    """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BingoError:

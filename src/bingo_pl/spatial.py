@@ -14,9 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bingo_pl.errors import DivergenceError
+
 Shape = Sequence[int]
 Padding = Literal["border", "zeros"]
 LINEAR = {2: "bilinear", 3: "trilinear"}
+FURTHEST = 1e6
+"""Voxels that anything moves: no image is so long."""
 
 
 def identity(shape: Shape, like: Tensor) -> Tensor:
@@ -78,6 +82,18 @@ def _displaced_grid(displacement: Tensor, shape: Shape) -> Tensor:
     return torch.stack(components[::-1], dim=1).movedim(1, -1)
 
 
+def check_motion(motion: Tensor) -> None:
+    """Raises `DivergenceError` where velocities or displacements lead nowhere: NaN, infinite or beyond any image.
+
+    PyTorch takes such coordinates for places in memory.
+    """
+    if not motion.detach().abs().max() <= FURTHEST:  # NaN is not
+        raise DivergenceError(
+            "the method gives velocities that are not finite, or longer than any image: its weights, its steps or the "
+            "images are not usable"
+        )
+
+
 def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
     """Warp integer or boolean (K, C, *S) by the nearest voxel; ids and dtype are kept."""
     return warp(labels.to(displacement.dtype), displacement, mode="nearest").to(labels.dtype)
@@ -120,7 +136,12 @@ def integrate_all(
 
     Returns:
         (K, D, *S).
+
+    Raises:
+        DivergenceError: velocities are not finite.
     """
+    for velocity in velocities:
+        check_motion(velocity)
     like = velocities[0]
     scale = _unit_scale(shape, like)
     sizes = {tuple(shape), *(tuple(velocity.shape[2:]) for velocity in velocities)}

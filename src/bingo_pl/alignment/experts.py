@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from bingo_pl.alignment.maps import Lattice, Linear
-from bingo_pl.alignment.volume import Picture, Volume
+from bingo_pl.alignment.volume import Picture, Volume, reduced
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.posterior import expert
-
-CHUNK = 2**18
-"""Voxels that are interpolated at once."""
 
 
 def encode(
@@ -37,9 +36,7 @@ def encode(
     Returns:
         Read at points of the image.
     """
-    source = picture.smoothed(lattice.step_mm)
-    points = lattice.points().flatten(0, -2)
-    values = torch.cat([source.at(linear(some)[0])[0] for some in points.split(CHUNK)]).reshape(lattice.shape)
+    values = torch.from_numpy(_seen(picture, lattice, linear))
     scale = bingo.velocity_scales[-1]
     means = torch.cat([_means(bingo, values, modality, axes) for axes in [(), *((axis,) for axis in mirrored)]])
     shape = tuple(means.shape[1:])
@@ -59,6 +56,17 @@ def _means(bingo: Bingo, values: Tensor, modality: int, axes: tuple[int, ...]) -
     with torch.no_grad():
         features = bingo.features(seen[None, None], counts)[bingo.velocity_scales[-1]]
     return expert(features).mean[0].flip([axis + 1 for axis in axes]).to(values.device)
+
+
+def _seen(picture: Picture, lattice: Lattice, linear: Linear) -> NDArray[np.float32]:
+    """The image at the voxels of a lattice; beyond its border, the border's values."""
+    values, to_index = reduced(picture.unit, picture.to_index, lattice.step_mm)
+    matrix = to_index[:, :-1] @ linear.matrix[0].double().numpy()
+    offset = matrix @ lattice.first.double().numpy() + to_index[:, :-1] @ linear.offset[0].double().numpy()
+    seen: NDArray[np.float32] = affine_transform(
+        values, matrix * lattice.step_mm, offset + to_index[:, -1], lattice.shape, order=1, mode="nearest"
+    )
+    return seen
 
 
 def encoded_lattice(low: Tensor, high: Tensor, voxel_mm: float, stride: int) -> Lattice:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bingo_pl.alignment.cloud import Cloud
 from bingo_pl.alignment.maps import Lattice, Linear, Maps, bending, centred
 from bingo_pl.alignment.similarity import Similarity, choose_pairs
 from bingo_pl.alignment.volume import Picture, Volume
@@ -36,36 +37,6 @@ class Level:
     """Distance of the velocity's nodes, where deformable."""
     stiffness: float = 0.0
     """Weight of the mean bending energy, mm^2."""
-
-
-@dataclass(frozen=True, eq=False)
-class Cloud:
-    """Where a group's objects are in the common space: random points are drawn from here."""
-
-    centres: Tensor
-    """(K, D) mm: of coarse voxels of all images' objects."""
-    voxel_mm: float
-
-    def draw(self, number: int, generator: torch.Generator) -> Tensor:
-        """(number, D) points, anywhere in the voxels: off all grids, so that no grid leaves its mark."""
-        chosen = torch.randint(len(self.centres), (number,), generator=generator)
-        jitter = torch.rand(number, self.centres.shape[1], generator=generator) - 0.5
-        return self.centres[chosen] + jitter * self.voxel_mm
-
-    @property
-    def box(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest corner (D,) mm."""
-        return self.centres.amin(0) - self.voxel_mm / 2, self.centres.amax(0) + self.voxel_mm / 2
-
-    @property
-    def centre(self) -> Tensor:
-        return self.centres.mean(0)
-
-    @property
-    def size_mm(self) -> float:
-        """The object's: the median extent of its box."""
-        low, high = self.box
-        return float((high - low).median() if len(low) > 2 else (high - low).log().mean().exp())
 
 
 @dataclass(frozen=True, eq=False)

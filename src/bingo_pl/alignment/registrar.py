@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bingo_pl import seeding
+from bingo_pl.alignment.cloud import Cloud
 from bingo_pl.alignment.maps import SQUARINGS, Linear, Maps, Warp
-from bingo_pl.alignment.optimisation import Cloud, Level, Sight, optimise
+from bingo_pl.alignment.optimisation import Level, Sight, optimise
 from bingo_pl.alignment.similarity import Similarity
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.batch import GroupBatch

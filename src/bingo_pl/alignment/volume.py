@@ -20,6 +20,8 @@ from bingo_pl.spatial import sample
 
 SIGMA = 0.5
 """Standard deviation of the smoothing before an image is sampled every voxel of a level, in those voxels."""
+REGION_SHARE = 0.25
+"""Of a coarse voxel that lies in a mask: more than this, and it belongs to it."""
 NEGLIGIBLE = 0.3
 """Standard deviations below this, in voxels, change nothing that matters."""
 
@@ -74,6 +76,24 @@ class Picture:
     def dims(self) -> int:
         return self.unit.ndim
 
+    def coarse(self, voxel_mm: float) -> Picture:
+        """A small copy, of voxels of about half of ``voxel_mm``: what is looked at often is looked at there."""
+        values, to_index = reduced(self.unit, self.to_index, voxel_mm)
+        region = None
+        if self.region is not None:
+            region = reduced(self.region.astype(np.float32), self.to_index, voxel_mm)[0] > REGION_SHARE
+        return Picture(values, region, to_index)
+
+    @property
+    def size_mm(self) -> float:
+        """Of the object: the median extent of its outline's box, in 2D the geometric mean; a coarse guess."""
+        shape = np.array(self.unit.shape)
+        extent = float(np.median(shape * self.spacing))
+        inside, to_index = self.outline(extent / 32)
+        places = np.argwhere(inside)
+        sizes = (places.max(0) - places.min(0) + 1) / np.linalg.norm(to_index[:, :-1], axis=1)
+        return float(np.median(sizes) if len(sizes) > 2 else np.sqrt(np.prod(sizes)))
+
     def smoothed(self, voxel_mm: float) -> Volume:
         """A copy without detail finer than voxels of a size: averaged, then smoothed, each axis by what it lacks."""
         return to_volume(*reduced(self.unit, self.to_index, voxel_mm))
@@ -86,7 +106,7 @@ class Picture:
         """
         source = self.unit if self.region is None else self.region.astype(np.float32)
         values, to_index = reduced(source, self.to_index, voxel_mm)
-        bright = values > (0.25 if self.region is not None else _otsu(values))
+        bright = values > (REGION_SHARE if self.region is not None else _otsu(values))
         return (bright if bright.any() else np.ones_like(bright)), to_index
 
 

@@ -16,14 +16,18 @@ from bingo_pl.atomic import replacing
 from bingo_pl.comparison.table import MethodInfo
 from bingo_pl.config import Config, RowConfig, TableConfig
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.evaluation.scoring import UNREGISTERED
 from bingo_pl.files.record import sha256_of
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.names import check_file_name
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.lightning import device_of
 from bingo_pl.training.resumption import indifferent
 
 TRAININGS = "trainings"
+RESERVED = (UNREGISTERED.casefold(), TRAININGS, "figures")
+"""Folders of a table that are no method's."""
 """Folder of the runs under the table's."""
 IDENTITY = "row.yaml"
 OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step", "data.copies")
@@ -58,6 +62,10 @@ def choose_rows(table: TableConfig, overrides: Sequence[str], names: Sequence[st
     for name in names:
         if name not in rows:
             raise unknown_name("method", name, {**rows, **methods.METHODS})
+    for name in rows:
+        check_file_name(name, "method")
+        if name.casefold() in RESERVED:
+            raise BingoError(f"'{name}' cannot name a method: that folder of a table holds something else. Rename it")
     common = settings.load(table.experiment, overrides)
     return [_row(name, rows, common, table.experiment, overrides) for name in rows if not names or name in names]
 
@@ -143,7 +151,7 @@ def refuse_others(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
 def read_identity(folder: Path) -> dict[str, Any]:
     """What the results in a row's folder were got with; empty where there are none."""
     path = folder / IDENTITY
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    return settings.read_yaml(path) if path.exists() else {}
 
 
 def write_identity(folder: Path, own: Mapping[str, Any], info: MethodInfo) -> None:

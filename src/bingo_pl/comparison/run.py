@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,26 @@ from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl import sealed
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.comparison.figure import draw_comparison
-from bingo_pl.comparison.rows import Row, choose_rows, identity, read_identity, ready, refuse_others, write_identity
+from bingo_pl.comparison.rows import (
+    IDENTITY,
+    Row,
+    choose_rows,
+    identity,
+    read_identity,
+    ready,
+    refuse_others,
+    write_identity,
+)
 from bingo_pl.comparison.table import MethodInfo, write_tables
 from bingo_pl.config import Config, TableConfig
+from bingo_pl.csv_files import read_table
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unregistered
+from bingo_pl.locking import held
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.lightning import device_of
@@ -58,9 +71,11 @@ def compare(
         The folder.
 
     Raises:
-        BingoError: bad settings or data, results of other settings in the folder, or, once all else is done, methods
+        BingoError: bad settings or data, results of other settings in the folder, another process at one of its
+            methods, or, once all else is done, methods
             that could not be run.
     """
+    check_place(folder / SCORES)
     config = settings.load(table.experiment, overrides)
     if config.trainer.devices > 1:
         raise BingoError(
@@ -81,19 +96,12 @@ def compare(
     data = experiment.build_data(config, console)
     data.setup("test")
     own = {row.name: identity(row, data.fingerprint(), checkpoints.get(row.training.name)) for row in wanted}
-    for row in wanted:
-        refuse_others(folder / row.name, read_identity(folder / row.name), own[row.name])
-    _score_unregistered(data, config, folder / UNREGISTERED)
-    failures = {}
-    for row in wanted:
-        console.print(f"[bold]{row.name}[/]")
-        try:
-            registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
-            write_identity(folder / row.name, own[row.name], info)
-            _score_groups(row, registrar, data, folder / row.name, console)
-        except BingoError as error:
-            failures[row.name] = str(error)
-            console.print(f"[yellow]not applicable:[/] {escape(str(error))}", soft_wrap=True)
+    with ExitStack() as locks:  # of all rows at once: two that took turns would both fail
+        for row in wanted:
+            locks.enter_context(held(folder / row.name))
+            refuse_others(folder / row.name, read_identity(folder / row.name), own[row.name])
+        _score_unregistered(data, config, folder / UNREGISTERED)
+        failures = _run_rows(wanted, checkpoints, own, data, folder, console)
     everything = choose_rows(table, overrides, list(dict.fromkeys([*table.methods, *names])))
     infos = _finished([row.name for row in everything], own, len(data.test_dataloader()), folder)
     _draw(config, data, list(infos), folder)
@@ -102,6 +110,28 @@ def compare(
     if failures:
         raise BingoError(f"{len(failures)} of {len(wanted)} methods could not be run: {', '.join(failures)}, see above")
     return folder
+
+
+def _run_rows(
+    rows: Sequence[Row],
+    checkpoints: Mapping[str, Path],
+    own: Mapping[str, Mapping[str, Any]],
+    data: GroupDataModule,
+    folder: Path,
+    console: Console,
+) -> list[str]:
+    """Make the rows ready and score them; returns the names of those that could not be run."""
+    failures = []
+    for row in rows:
+        console.print(f"[bold]{escape(row.name)}[/]")
+        try:
+            registrar, info = ready(row, checkpoints.get(row.training.name), folder, console)
+            write_identity(folder / row.name, own[row.name], info)
+            _score_groups(row, registrar, data, folder / row.name, console)
+        except BingoError as error:
+            failures.append(row.name)
+            console.print(f"[yellow]not applicable:[/] {escape(str(error))}", soft_wrap=True)
+    return failures
 
 
 def _finished(
@@ -114,8 +144,18 @@ def _finished(
         identity_of = read_identity(folder / name)
         same = all(identity_of.get(key) == shared[key] for key in ("data", "device", "threads"))
         if same and len(_read(folder / name / SCORES)) == groups:
-            infos[name] = MethodInfo(**identity_of["info"])
+            infos[name] = _info(folder / name, identity_of)
     return infos
+
+
+def _info(folder: Path, identity_of: Mapping[str, Any]) -> MethodInfo:
+    try:
+        return MethodInfo(**identity_of["info"])
+    except (KeyError, TypeError) as error:
+        raise BingoError(
+            f"{folder / IDENTITY} is damaged: it does not say what the method is ({error}). Restore it, or remove "
+            f"{folder} to get these results again"
+        ) from error
 
 
 def _groups(data: GroupDataModule, device: torch.device) -> Iterator[GroupBatch]:
@@ -157,8 +197,8 @@ def _score_unregistered(data: GroupDataModule, config: Config, folder: Path) -> 
 
 def _keep(result: Registration, path: Path) -> None:
     """What the figures need of a result."""
-    with replacing(path) as temporary:
-        torch.save({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, temporary)
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        sealed.write({"displacement": result.displacement.cpu(), "inverse": result.inverse.cpu()}, file)
 
 
 def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: Path) -> None:
@@ -171,19 +211,31 @@ def _draw(config: Config, data: GroupDataModule, names: Sequence[str], folder: P
 
 
 def _kept(path: Path) -> Registration:
-    tensors: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return Registration(tensors["displacement"], tensors["inverse"])
+    try:
+        tensors: dict[str, Tensor] = sealed.load(path)
+        if bad := sealed.nonfinite(tensors):
+            raise ValueError(f"not finite: {bad}")
+        return Registration(tensors["displacement"], tensors["inverse"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BingoError(
+            f"{path}: a registration that the figures show cannot be read ({error}). Remove {path.parent.parent} and "
+            "run the table again"
+        ) from error
 
 
 def _write_all(infos: Mapping[str, MethodInfo], hardware: str, folder: Path, console: Console) -> None:
-    groups = pd.concat([pd.read_csv(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
+    groups = pd.concat([_scores(folder / name / SCORES) for name in (UNREGISTERED, *infos)])
     _write(groups, folder / SCORES)
     console.print(write_tables(groups, infos, hardware, folder))
-    console.print(f"written: {folder}/table.csv, .md, .tex, .html, {SCORES} and figures/")
+    console.print(f"written: {escape(str(folder))}/table.csv, .md, .tex, .html, {SCORES} and figures/")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return pd.read_csv(path).to_dict(orient="records") if path.exists() else []
+    return _scores(path).to_dict(orient="records") if path.exists() else []
+
+
+def _scores(path: Path) -> pd.DataFrame:
+    return read_table(path, COLUMNS, f"Restore it, or remove {path.parent} to get these results again")
 
 
 def _write(scores: pd.DataFrame, path: Path) -> None:

@@ -170,8 +170,12 @@ def _test_all(scores: ScoresByMethod) -> Tests:
 
 
 def _best(scores: ScoresByMethod, column: str) -> set[str]:
-    """The best methods by a metric; means that look equal in the table are ties and share their rank."""
-    means = pd.Series({method: rows[column].mean() for method, rows in scores.items() if method != UNREGISTERED})
+    """The best methods by a metric; means that look equal in the table are ties and share their rank.
+
+    None of those whose metric is NaN in a group where another's is a number.
+    """
+    values = pd.DataFrame({method: rows[column] for method, rows in scores.items() if method != UNREGISTERED})
+    means = values.dropna(how="all").mean(skipna=False)
     ranks = means.round(COLUMNS[column].decimals).rank(method="min", ascending=METRICS[column] == "less")
     return set(ranks[ranks <= BEST].index)
 

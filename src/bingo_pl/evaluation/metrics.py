@@ -157,9 +157,9 @@ def _labelled(labels: Tensor) -> Tensor:
 
 
 def folding_percent(displacement: Tensor) -> Tensor:
-    """Percentage of voxels in each group (B, N, D, *S) whose Jacobian determinant is not positive: (B,)."""
+    """Percentage of voxels in each group (B, N, D, *S) whose Jacobian determinant is not positive, NaN or not: (B,)."""
     determinant = jacobian_determinant(displacement.flatten(0, 1)).unflatten(0, displacement.shape[:2])
-    return 100 * (determinant <= 0).flatten(1).float().mean(1)
+    return 100 * (~(determinant > 0)).flatten(1).float().mean(1)
 
 
 def sdlogj(displacement: Tensor) -> Tensor:

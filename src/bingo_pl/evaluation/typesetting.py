@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from rich import box
+from rich.markup import escape as markup_free
 from rich.table import Table
 from rich.text import Text
 
@@ -144,15 +145,15 @@ def _html_section(grid: Grid) -> str:
 def screen(grid: Grid) -> Table:
     """For a terminal, which is narrow: of a numeric cell only the first word, the number without its spread."""
     table = Table(
-        title=grid.title,
-        caption=grid.caption,
+        title=markup_free(grid.title),
+        caption=markup_free(grid.caption),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     for heading, numeric in grid.columns.items():
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=not numeric)
+        table.add_column(markup_free(heading), justify="right" if numeric else "left", no_wrap=not numeric)
     for row in grid.rows:
         cells = zip(grid.columns.values(), row, strict=True)
         texts = [(entry.text.split()[0] if numeric else entry.text) + entry.marks for numeric, entry in cells]

@@ -49,11 +49,12 @@ def displacement_uncertainty(
         generator: of the draws, on the batch's device.
 
     Returns:
-        (B, N, 1, *S) in mm, 0 for a group of one; None where the method has no velocity posterior.
+        (B, N, 1, *S) in mm, 0 for a group of one. NaN, unknown, where it is more than the misalignments that taught the
+        variances, see `Taught`. None where the method has no velocity posterior, or nothing taught its variances.
     """
     assert samples >= 2, f"a variance takes at least 2 samples, got {samples}"
     bingo = hierarchical(registrar)
-    if bingo is None:
+    if bingo is None or (bingo.taught is not None and not bingo.taught.reach):
         return None
     posterior = _of_network(result)
     spacing = batch.spacing.reshape(batch.groups, 1, -1, *[1] * len(batch.shape))
@@ -65,7 +66,10 @@ def displacement_uncertainty(
         total = total + deviation_mm
         squares = squares + deviation_mm**2
     variance = (squares - total**2 / samples) / (samples - 1)
-    return variance.clamp(min=0).sum(2, keepdim=True).sqrt()
+    deviation = variance.clamp(min=0).sum(2, keepdim=True).sqrt()
+    if bingo.taught is None:
+        return deviation
+    return torch.where(deviation <= bingo.taught.reach * spacing.norm(dim=2, keepdim=True), deviation, torch.nan)
 
 
 @torch.no_grad()

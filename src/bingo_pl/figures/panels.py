@@ -25,6 +25,7 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
+from bingo_pl.names import check_file_name
 from bingo_pl.spatial import warp
 
 DPI = 110
@@ -61,8 +62,7 @@ def file_stem(batch: GroupBatch) -> str:
         BingoError: they cannot.
     """
     name = batch.names[0]
-    if Path(name).name != name:
-        raise BingoError(f"group '{name}' cannot name a file. Wanted: a name without '/'. Rename the group")
+    check_file_name(name, "file")
     return name
 
 

@@ -13,6 +13,7 @@ The map becomes a part of the image's transforms, so that what is written still 
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import LPS
 from bingo_pl.files.scans import Scan
-from data_modules.alignment import align
+from data_modules.alignment import Alignment, align
 from data_modules.slices import Plane
 
 MODES = ("auto", "always", "never")
@@ -43,6 +44,8 @@ SAMPLED_POINTS = 20_000
 """Of a foreground, evenly spread over its voxels."""
 WORKING_VOXELS = 250_000
 """Volumes are averaged to about this many before they are compared: 3 mm for a head."""
+ROUNDING = 1e-6
+"""Of the fields of view of images on the same grid, as a share."""
 COARSE_VOXELS = 30_000
 """For the first look: 6 mm for a head, 1 mm for a slice."""
 
@@ -114,7 +117,7 @@ def _share(source: Scan, target: Scan, affine: NDArray) -> float:
 def _align(first: Scan, scan: Scan) -> NDArray:
     """(4, 4) RAS mm, first to scan; measured over the smaller field of view, where both show something."""
     align_pair = _align_slices if first.grid.shape[2] == 1 else _align_volumes
-    if _field_of_view(scan) < _field_of_view(first):
+    if _field_of_view(scan) < (1 - ROUNDING) * _field_of_view(first):
         return np.linalg.inv(align_pair(scan, first))
     return align_pair(first, scan)
 
@@ -122,7 +125,7 @@ def _align(first: Scan, scan: Scan) -> NDArray:
 def _field_of_view(scan: Scan) -> float:
     """mm^D."""
     extents = np.multiply(scan.grid.shape, scan.grid.spacing)
-    return float(np.prod(extents[: 2 if scan.grid.shape[2] == 1 else 3]).round(3))
+    return float(np.prod(extents[: 2 if scan.grid.shape[2] == 1 else 3]))
 
 
 def _align_volumes(first: Scan, scan: Scan) -> NDArray:
@@ -152,18 +155,33 @@ def _align_slices(first: Scan, scan: Scan) -> NDArray:
 def _rigid_then_affine(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> sitk.AffineTransform:
     """Fixed to moving; ``rigid`` is the identity, of the kind of the first of the two stages."""
     coarse = _reduced(fixed, COARSE_VOXELS), _reduced(moving, COARSE_VOXELS)
-    headers, *others = (align(*coarse, start) for start in _starts(*coarse, rigid))
+    coarsely = [align(*coarse, start) for start in _starts(*coarse, rigid)]
+    if all(each.failure for each in coarsely):
+        _warn_of_failure(coarsely[0])
+    headers, *others = coarsely
     found = max(others, key=lambda other: other.similarity)
     if found.similarity < TRUST_IN_HEADERS * headers.similarity:
         found = headers
-    start = align(fixed, moving, found.transform).transform
+    rigidly = align(fixed, moving, found.transform)
+    _warn_of_failure(rigidly)
+    start = rigidly.transform
     affine = sitk.AffineTransform(fixed.GetDimension())
     affine.SetCenter(start.GetCenter())
     affine.SetMatrix(start.GetMatrix())
     affine.SetTranslation(start.GetTranslation())
-    result = sitk.AffineTransform(align(fixed, moving, affine).transform)
+    linearly = align(fixed, moving, affine)
+    _warn_of_failure(linearly)
+    result = sitk.AffineTransform(linearly.transform)
     scales = np.linalg.svd(np.reshape(result.GetMatrix(), (fixed.GetDimension(), -1)), compute_uv=False)
     return result if 1 / LARGEST_SCALE < scales[-1] <= scales[0] < LARGEST_SCALE else affine
+
+
+def _warn_of_failure(alignment: Alignment) -> None:
+    """That one start of many leads nowhere is no failure: the others are there for that."""
+    if alignment.failure:
+        warnings.warn(
+            f"a step of the affine stage stopped, and what it started from is kept ({alignment.failure})", stacklevel=2
+        )
 
 
 def _starts(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> list[sitk.Transform]:

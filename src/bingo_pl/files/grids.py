@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import nibabel as nib
 import numpy as np
@@ -11,11 +13,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError
+from bingo_pl.memory import shortage
+from data_modules.geometry import invalid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS mm to LPS mm, and back."""
-SHEAR_TOLERANCE = 1e-3
-"""Cosine of the angle between two axes above which a grid is sheared, which ITK's images cannot be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Grid:
     """The voxels of an image in space; a 2D image has one voxel along the third axis.
 
     Raises:
-        BingoError: the affine is no image geometry: not finite, singular or sheared.
+        BingoError: the affine is no image geometry: not finite, singular, sheared or impossibly large.
     """
 
     shape: tuple[int, int, int]
@@ -33,16 +35,11 @@ class Grid:
     def __post_init__(self) -> None:
         assert len(self.shape) == 3, f"a grid has three sizes, got {self.shape}"
         assert self.affine.shape == (4, 4), f"an affine is (4, 4), got {self.affine.shape}"
-        if not (np.isfinite(self.affine).all() and (self.spacing > 0).all()):
-            problem = "not finite or singular"
-        elif np.abs(self.directions.T @ self.directions - np.eye(3)).max() > SHEAR_TOLERANCE:
-            problem = "sheared"
-        else:
-            return
-        raise BingoError(
-            f"the image's affine is {problem}: {self.affine.tolist()}. Wanted: three perpendicular axes with positive "
-            "voxel sizes. Correct the header, or resample the image"
-        )
+        if problem := invalid(self.affine):
+            raise BingoError(
+                f"the image's affine is {problem}: {self.affine.tolist()}. Wanted: three perpendicular axes with "
+                "positive voxel sizes. Correct the header, or resample the image"
+            )
 
     @classmethod
     def of(cls, image: sitk.Image) -> Grid:
@@ -51,6 +48,25 @@ class Grid:
         affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
         affine[:3, 3] = image.GetOrigin()
         return cls(image.GetSize(), LPS @ affine)
+
+    def __str__(self) -> str:
+        """Sizes for a person."""
+        return f"{' x '.join(map(str, self.shape))} voxels of {' x '.join(f'{size:.3g}' for size in self.spacing)} mm"
+
+    def fitting(self, voxel_bytes: float, what: str, remedy: str) -> Self:
+        """The grid, where there is memory for it; asked before any is taken.
+
+        Args:
+            voxel_bytes: of all that is held on it.
+            what: that is held, for the message.
+            remedy: what a person can do.
+
+        Raises:
+            BingoError: there is not so much memory.
+        """
+        if short := shortage(math.prod(self.shape) * voxel_bytes):
+            raise BingoError(f"{what} would have {self}: at least {short}. {remedy}")
+        return self
 
     @property
     def spacing(self) -> NDArray[np.float64]:

@@ -1,10 +1,11 @@
 """Landmark files: tables (`.csv`), Slicer's point lists (`.fcsv`) and Slicer's markups (`.mrk.json`).
 
-Points are RAS mm inside the program, whatever the file's own space. A file is written in the format and space in which
-it was read; everything in it but the coordinates survives.
+Points are RAS mm inside the program, whatever the file's own space and unit. A file is written in the format, space and
+unit in which it was read; everything in it but the coordinates survives. So do points that Slicer marks as not placed:
+they have no place that could be moved.
 
 A table's first line names its columns. The coordinates are in x, y, z, whose space the user must name, or in r, a, s or
-l, p, s, as Slicer exports them.
+l, p, s, as Slicer exports them, in mm.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
+from bingo_pl.regular import check_regular
+from data_modules.units import named_unit_mm
 
 SIGNS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1)}
 """Of the coordinates, to RAS and back."""
@@ -30,6 +33,12 @@ OLD_NAMES = {"0": "RAS", "1": "LPS"}
 """How older versions of Slicer write a space."""
 COORDINATES = {("x", "y", "z"): None, ("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS"}
 """The columns that hold coordinates, and the space that they name."""
+DEFINED = "defined"
+"""Slicer's word for a point that was placed; in its tables a column that is 0 or 1."""
+FCSV_LAST = "associatednodeid"
+"""The last column that Slicer names in `.fcsv`."""
+UNDEFINED_CODES = ("0", "1", "3")
+"""How `.fcsv` says, in the column after the last named one, that a point is undefined, in preview or missing."""
 POINT_LISTS = ("Fiducial", "Line", "Angle", "Curve", "ClosedCurve")
 """The markups that consist of their control points; a plane or a box has axes of its own."""
 
@@ -62,14 +71,16 @@ def read_landmarks(path: Path, space: str | None = None) -> Landmarks:
         BingoError: the file is missing or malformed, or its space is unknown or not the one given.
     """
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BingoError(f"{path}: cannot be read as text ({error}). Correct the path, or save it as UTF-8") from error
-    if path.name.endswith(".mrk.json"):
+    name = path.name.lower()
+    if name.endswith(".mrk.json"):
         return _read_markups(path, text, space)
-    if path.suffix == ".fcsv":
+    if name.endswith(".fcsv"):
         return _read_fcsv(path, text, space)
-    if path.suffix == ".csv":
+    if name.endswith(".csv"):
         heading, _, body = text.partition("\n")
         return _read_table(path, heading, f"{heading}\n", body, space)
     raise BingoError(
@@ -94,7 +105,9 @@ class TableLandmarks(Landmarks):
     heading: str
     """All lines before the points."""
     rows: tuple[tuple[str, ...], ...]
-    """(P,) which may be longer than the header: Slicer 5 appends two columns to `.fcsv` without naming them."""
+    """Which may be longer than the header: Slicer 5 appends two columns to `.fcsv` without naming them."""
+    placed: tuple[int, ...]
+    """(P,) the rows that have a place."""
     columns: tuple[int, ...]
     """(3,) where a row has its coordinates."""
     space: str
@@ -103,8 +116,9 @@ class TableLandmarks(Landmarks):
         file = io.StringIO()
         file.write(self.heading)
         writer = csv.writer(file, lineterminator="\n")
-        for row, point in zip(self.rows, _in_space(self.points_mm, self.space), strict=True):
-            moved = dict(zip(self.columns, point, strict=True))
+        places = dict(zip(self.placed, _in_space(self.points_mm, self.space), strict=True))
+        for number, row in enumerate(self.rows):
+            moved = dict(zip(self.columns, places.get(number, ()), strict=False))  # none where it has no place
             writer.writerow([moved.get(column, value) for column, value in enumerate(row)])
         return file.getvalue()
 
@@ -129,11 +143,19 @@ def _read_table(path: Path, header: str, heading: str, body: str, space: str | N
     space = _space(path, COORDINATES[triple], space)
     columns = tuple(names.index(name) for name in triple)
     rows = tuple(tuple(row) for row in csv.reader(io.StringIO(body)) if row)
+    placed = tuple(number for number, row in enumerate(rows) if _is_placed(names, row))
     points = [
-        _point(path, number, ["".join(row[column : column + 1]) for column in columns], space)
-        for number, row in enumerate(rows, 1)
+        _point(path, number + 1, ["".join(rows[number][column : column + 1]) for column in columns], space)
+        for number in placed
     ]
-    return TableLandmarks(np.reshape(points, (-1, 3)), heading, rows, columns, space)
+    return TableLandmarks(np.reshape(points, (-1, 3)), heading, rows, placed, columns, space)
+
+
+def _is_placed(names: list[str], row: tuple[str, ...]) -> bool:
+    """Whether a row has a place, as far as Slicer says it: in a column of its name, or behind `.fcsv`'s last column."""
+    if DEFINED in names:
+        return row[names.index(DEFINED) :][:1] != ("0",)
+    return names[-1:] != [FCSV_LAST] or row[len(names) :][:1] not in [(code,) for code in UNDEFINED_CODES]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,12 +166,14 @@ class MarkupLandmarks(Landmarks):
     """The file."""
     spaces: tuple[str, ...]
     """(P,) each point's."""
+    units_mm: tuple[float, ...]
+    """(P,)."""
 
     def text(self) -> str:
         document = copy.deepcopy(self.document)
         controls = [control for markup in document["markups"] for control in _placed(markup)]
-        for control, point, space in zip(controls, self.points_mm, self.spaces, strict=True):
-            control["position"] = _in_space(point, space)
+        for control, point, space, unit_mm in zip(controls, self.points_mm, self.spaces, self.units_mm, strict=True):
+            control["position"] = _in_space(point, space, unit_mm)
         return json.dumps(document, indent=4, ensure_ascii=False) + "\n"
 
 
@@ -157,12 +181,12 @@ def _read_markups(path: Path, text: str, space: str | None) -> MarkupLandmarks:
     try:
         document = json.loads(text)
         found = [
-            (control.get("position"), _space(path, markup.get("coordinateSystem"), space))
+            (control.get("position"), _space(path, markup.get("coordinateSystem"), space), _unit_mm(path, markup))
             for markup in document["markups"]
             for control in _placed(markup)
         ]
         kinds = {markup["type"] for markup in document["markups"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BingoError(
             f"{path}: is no markups file of Slicer ({error!r}). Save the points from Slicer again"
         ) from error
@@ -171,13 +195,24 @@ def _read_markups(path: Path, text: str, space: str | None) -> MarkupLandmarks:
             f"{path}: has markups of type {', '.join(others)}, whose shape is more than its points. "
             f"Wanted: {', '.join(POINT_LISTS)}. Save the points as a list of their own"
         )
-    points = [_point(path, number, position, space) for number, (position, space) in enumerate(found, 1)]
-    return MarkupLandmarks(np.reshape(points, (-1, 3)), document, tuple(space for _, space in found))
+    points = [_point(path, number, *each) for number, each in enumerate(found, 1)]
+    spaces, units_mm = tuple(space for _, space, _ in found), tuple(unit for _, _, unit in found)
+    return MarkupLandmarks(np.reshape(points, (-1, 3)), document, spaces, units_mm)
 
 
 def _placed(markup: dict[str, Any]) -> list[dict[str, Any]]:
     """The control points that have a position; Slicer also keeps those yet to be placed."""
-    return [control for control in markup["controlPoints"] if control.get("positionStatus", "defined") == "defined"]
+    return [control for control in markup["controlPoints"] if control.get("positionStatus", DEFINED) == DEFINED]
+
+
+def _unit_mm(path: Path, markup: dict[str, Any]) -> float:
+    """Of a list's coordinates; Slicer writes a name, or a code, its system and its meaning."""
+    stated = markup.get("coordinateUnits", "mm")
+    name = stated[0] if isinstance(stated, list) and stated else stated
+    unit_mm = named_unit_mm(str(name))
+    if unit_mm is None:
+        raise BingoError(f"{path}: has coordinates in the unit '{name}'. Wanted: mm, cm, m, um or nm. Convert them")
+    return unit_mm
 
 
 def _space(path: Path, stated: str | None, given: str | None) -> str:
@@ -196,17 +231,18 @@ def _space(path: Path, stated: str | None, given: str | None) -> str:
     return space
 
 
-def _point(path: Path, number: int, values: object, space: str) -> NDArray[np.float64]:
-    """The coordinates (3,) of a file in RAS."""
+def _point(path: Path, number: int, values: object, space: str, unit_mm: float = 1.0) -> NDArray[np.float64]:
+    """The coordinates (3,) of a file in RAS mm."""
     try:
         point = np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError):
         point = np.empty(0)
     if point.shape != (3,) or not np.isfinite(point).all():
         raise BingoError(f"{path}: point {number} is at {values}. Wanted: three numbers, in mm. Correct the file")
-    return point * SIGNS[space]
+    return point * SIGNS[space] * unit_mm
 
 
-def _in_space(points_mm: NDArray[np.float64], space: str) -> list[Any]:
-    """RAS as a file holds it, to the nanometre; adding 0 turns -0.0 into 0.0."""
-    return (np.round(points_mm * SIGNS[space], 6) + 0.0).tolist()
+def _in_space(points_mm: NDArray[np.float64], space: str, unit_mm: float = 1.0) -> list[Any]:
+    """RAS mm as a file holds it, to the nanometre or better; adding 0 turns -0.0 into 0.0."""
+    decimals = max(round(np.log10(unit_mm)), 0) + 6
+    return (np.round(points_mm * SIGNS[space] / unit_mm, decimals) + 0.0).tolist()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,16 @@ from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import Grid
+from bingo_pl.names import check_file_name
+from bingo_pl.regular import check_regular
 
 RECORD = "registration.json"
+RESERVED = ("mean", "template")
+"""What the group's own files and space are called."""
+MOST = 32767
+"""Voxels along an axis, of NIfTI's images."""
+DAMAGES = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, BingoError)
+"""What reading an edited file may raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,23 +110,25 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD
     try:
+        check_regular(path)
         content = json.loads(path.read_text(encoding="utf-8"))
         record = Record(
             folder=folder,
-            version=str(content["bingo_pl"]),
-            checkpoint=Path(content["checkpoint"]["path"]),
-            checkpoint_sha256=str(content["checkpoint"]["sha256"]),
+            version=_text(content["bingo_pl"]),
+            checkpoint=Path(_text(content["checkpoint"]["path"])),
+            checkpoint_sha256=_text(content["checkpoint"]["sha256"]),
             settings=dict(content["settings"]),
             group=_grid(content["group"]),
             entries=[_entry(image) for image in content["images"]],
         )
+        _check_apart([*RESERVED, *(entry.name for entry in record.entries)])
     except FileNotFoundError as error:
         raise BingoError(
             f"{folder} is no finished registration: {RECORD} is missing. Name a folder that bingo register wrote"
         ) from error
     except OSError as error:
         raise BingoError(f"{path}: cannot be read ({error.strerror}). Correct its permissions") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except DAMAGES as error:
         raise BingoError(
             f"{path}: is damaged or from another version of bingo_pl ({type(error).__name__}: {error}). Register again"
         ) from error
@@ -126,26 +138,43 @@ def read_record(folder: Path) -> Record:
 
 
 def _entry(image: Mapping[str, Any]) -> Entry:
-    name = image["name"]
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise ValueError(f"'{name}' cannot name a file")
+    name = _text(image["name"])
+    check_file_name(name, "file")
     if image["belongs"] not in (True, False, None):
         raise ValueError(f"belongs is {image['belongs']}, wanted true, false or null")
     return Entry(
         name=name,
-        modality=str(image["modality"]),
-        path=Path(image["path"]),
-        sha256=str(image["sha256"]),
-        label=None if image["label"] is None else Path(image["label"]),
-        label_sha256=None if image["label"] is None else str(image["label_sha256"]),
+        modality=_text(image["modality"]),
+        path=Path(_text(image["path"])),
+        sha256=_text(image["sha256"]),
+        label=None if image["label"] is None else Path(_text(image["label"])),
+        label_sha256=None if image["label"] is None else _text(image["label_sha256"]),
         grid=_grid(image),
         stage=_affine(image["stage_affine_ras_mm"]),
-        folding_percent=float(image["folding_percent"]),
-        disagreement=None if image["disagreement"] is None else float(image["disagreement"]),
+        folding_percent=_number(image["folding_percent"]),
+        disagreement=None if image["disagreement"] is None else _number(image["disagreement"]),
         belongs=image["belongs"],
-        misnaming=None if image["misnaming"] is None else float(image["misnaming"]),
-        looks_like=None if image["looks_like"] is None else str(image["looks_like"]),
+        misnaming=None if image["misnaming"] is None else _number(image["misnaming"]),
+        looks_like=None if image["looks_like"] is None else _text(image["looks_like"]),
     )
+
+
+def _check_apart(names: Sequence[str]) -> None:
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{times} images or spaces are called '{name}'")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"wanted text, got {str(value)[:100]!r}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"wanted a finite number, got {str(value)[:100]!r}")
+    return float(value)
 
 
 def sha256_of(path: Path) -> str:
@@ -155,7 +184,10 @@ def sha256_of(path: Path) -> str:
 
 
 def _grid(entry: Mapping[str, Any]) -> Grid:
-    x, y, z = (int(size) for size in entry["shape"])
+    x, y, z = entry["shape"]
+    for size in (x, y, z):
+        if type(size) is not int or not 1 <= size <= MOST:
+            raise ValueError(f"wanted three sizes from 1 to {MOST}, got {str(entry['shape'])[:100]}")
     return Grid((x, y, z), _affine(entry["affine_ras_mm"]))
 
 

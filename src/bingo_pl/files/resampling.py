@@ -6,6 +6,8 @@ functions here take a source and a target and pick the direction themselves.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,10 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.transforms import read_transform
+from bingo_pl.files.transforms import read_transform, sampled_displacement
+
+SLAB = 2**18
+"""Voxels of a label map that are resampled at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +67,73 @@ def resample_image(image: sitk.Image, transform: sitk.Transform, grid: Grid) -> 
 
 
 def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -> sitk.Image:
-    """The label with the largest linearly interpolated share of each voxel; otherwise as `resample_image`.
+    """The label with the largest linearly interpolated share of each voxel, of equal ones the lowest id; otherwise as
+    `resample_image`.
+
+    It is what ``sitk.sitkLabelLinear`` gives, which interpolates each id by itself; here the time is the same for
+    any number of them: the eight voxels around a point vote.
 
     Returns:
         The pixel type and ids of ``labels``; 0 outside the source's field of view.
     """
-    return sitk.Resample(labels, grid.blank(), transform, sitk.sitkLabelLinear, 0, labels.GetPixelID())
+    ids, source = to_array(labels), Grid.of(labels)
+    mixed = _mixed(ids)
+    moved = np.empty(grid.shape, ids.dtype)
+    planes = max(SLAB // math.prod(grid.shape[:2]), 1)
+    for start in range(0, grid.shape[2], planes):
+        shape = (*grid.shape[:2], min(planes, grid.shape[2] - start))
+        slab = grid.part(np.array([0, 0, start]), np.ones(3), shape)
+        moved[:, :, start : start + shape[2]] = _voted(ids, mixed, _indices(transform, slab, source)).reshape(shape)
+    return grid.to_sitk(moved)
+
+
+def _mixed(ids: NDArray) -> NDArray[np.bool_]:
+    """(X, Y, Z) whether a voxel and its next ones along the axes, eight in all, hold several ids."""
+    low = high = ids
+    for axis in range(3):
+        low, high = (
+            extreme(values, np.take(values, [*range(1, values.shape[axis]), -1], axis))
+            for extreme, values in ((np.minimum, low), (np.maximum, high))
+        )
+    return low != high
+
+
+def _indices(transform: sitk.Transform, grid: Grid, source: Grid) -> NDArray[np.float64]:
+    """(3, V) where the voxels of a grid come from, in indices of the source's grid."""
+    vectors = sampled_displacement(transform, grid).reshape(-1, 3).T
+    points = np.indices(grid.shape).reshape(3, -1)
+    to_index = np.linalg.inv(LPS @ source.affine)
+    place = to_index @ LPS @ grid.affine
+    indices: NDArray[np.float64] = place[:3, :3] @ points + to_index[:3, :3] @ vectors + place[:3, 3:]
+    return indices
+
+
+def _voted(ids: NDArray, mixed: NDArray[np.bool_], indices: NDArray[np.float64]) -> NDArray:
+    """(V,) the labels at indices (3, V); beyond the outermost centres those of the border, 0 outside."""
+    last = np.array(ids.shape)[:, None] - 1
+    outside = ((indices < -0.5) | (indices >= last + 0.5)).any(0)
+    indices = indices.clip(0, last)
+    below = indices.astype(np.int64)
+    place = np.ravel_multi_index(tuple(below), ids.shape)
+    labels = np.where(outside, ids.dtype.type(0), ids.ravel()[place])
+    voting = np.flatnonzero(mixed.ravel()[place] & ~outside)
+    below = below[:, voting]
+    labels[voting] = _winners(ids, below, np.minimum(below + 1, last), indices[:, voting] - below)
+    return labels
+
+
+def _winners(ids: NDArray, below: NDArray, above: NDArray, share: NDArray[np.float64]) -> NDArray:
+    """(V,) the label of the largest share of each point, from the indices (3, V) of the voxels around it and how far it
+    lies from those below to those above."""
+    corners = [np.array(corner)[:, None] for corner in itertools.product((False, True), repeat=3)]
+    candidates = np.stack([ids[tuple(np.where(corner, above, below))] for corner in corners])
+    weights = np.stack([np.where(corner, share, 1 - share).prod(0) for corner in corners])
+    order = candidates.argsort(0, kind="stable")  # so that the lowest id is the first
+    candidates, weights = np.take_along_axis(candidates, order, 0), np.take_along_axis(weights, order, 0)
+    votes = np.stack([(weights * (candidates == candidate)).sum(0) for candidate in candidates])
+    best = votes.round(9).argmax(0)  # shares that are equal but for rounding are equal
+    winners: NDArray = np.take_along_axis(candidates, best[None], 0)[0]
+    return winners
 
 
 def to_array(image: sitk.Image) -> NDArray:

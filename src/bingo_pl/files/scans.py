@@ -9,24 +9,29 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torchio as tio
 from numpy.typing import NDArray
 
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.record import sha256_of
+from bingo_pl.files.record import RESERVED, sha256_of
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.transforms import affine_transform
+from bingo_pl.names import check_file_name
 from data_modules.preprocess import foreground, rescale
-from data_modules.reading import read_voxels, to_ids, to_image, to_mask
+from data_modules.reading import read_voxels, stored_ids, to_ids, to_image, to_mask
+from data_modules.volume import as_native, slice_last
 
 Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
 """An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""
 Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source]]
 """Images by modality; pairs where there are several of one."""
-RESERVED = ("mean", "template")
-"""What the group's own files and space are called."""
+FEWEST_VOXELS = 2
+"""Of the model, along the longest axis, that an object must span: of less nothing is left."""
+FLOAT = 4
+"""Bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +80,19 @@ class Scan:
         return {path: sha256_of(path) for path in files if path is not None}
 
     def sampled(self, affine: NDArray, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """`sampled_through` a linear map (4, 4) RAS mm, from the group to the image."""
+        return self.sampled_through(affine_transform(affine), grid)
+
+    def sampled_through(self, transform: sitk.Transform, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """What a model sees of it: intensities from 0 to 1 and foreground (X, Y, Z) on the group grid.
 
         Args:
-            affine: (4, 4) RAS mm, from the group to the image.
+            transform: LPS mm, from the group to the image.
             grid: of the group.
 
         Raises:
             BingoError: no foreground lies on the grid.
         """
-        transform = affine_transform(affine)
         unit = resample_image(self.grid.to_sitk(self.unit.numpy()[0]), transform, grid)
         mask = resample_labels(self.grid.to_sitk(self.mask.numpy()[0]), transform, grid)
         inside = to_array(mask) > 0
@@ -128,13 +136,21 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
 
 
 def names_of(modalities: Iterable[str]) -> list[str]:
-    """Each image's name in the group: t1, t2, t2_2, ..."""
-    names = dict.fromkeys(RESERVED)
+    """Each image's name in the group: t1, t2, t2_2, ... They differ in more than capitals, as file systems may want.
+
+    Raises:
+        BingoError: a modality cannot name a file.
+    """
+    names: list[str] = []
+    taken = {*RESERVED}
     numbered: dict[str, Iterator[str]] = {}
     for modality in modalities:
-        own = numbered.setdefault(modality, _numbered(modality))  # counts on, so that large groups take no longer
-        names[next(name for name in own if name not in names)] = None
-    return [*names][len(RESERVED) :]
+        if modality not in numbered:
+            check_file_name(modality, "modality")
+            numbered[modality] = _numbered(modality)  # counts on, so that large groups take no longer
+        names.append(next(name for name in numbered[modality] if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
 
 
 def _numbered(modality: str) -> Iterator[str]:
@@ -166,8 +182,7 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
         mask_map = to_mask(title, data, affine, scalar)
     if label is not None:
         title, data, affine, label_file = _read(label, f"label map of {name}")
-        whole = data.dtype.kind in "iu" and data.dtype.itemsize <= 4
-        ids = to_ids(title, data, affine, scalar).astype(data.dtype if whole else np.int32)
+        ids = stored_ids(title, to_ids(title, data, affine, scalar), data.dtype)
     return Scan(name, modality, scalar, unit, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 
@@ -180,7 +195,7 @@ def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | Non
     if isinstance(source, tio.Image):
         if source.num_channels != 1:
             raise BingoError(f"{name}: has {source.num_channels} channels, wanted 1. Choose one")
-        return title, source.numpy()[0], source.affine, None
+        return title, *slice_last(source.numpy()[0], source.affine), None
     if not isinstance(source, tuple) or len(source) != 2:
         raise BingoError(
             f"{name}: is a {type(source).__name__}. Wanted: a path, a TorchIO image, or a tuple of an array and its "
@@ -194,7 +209,7 @@ def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | Non
             f"{name}: is an array of {data.shape} {data.dtype} with an affine of {affine.shape}. Wanted: (X, Y) or "
             "(X, Y, Z) real numbers and a (4, 4) affine. Correct the tuple"
         )
-    return title, data, affine.astype(np.float64), None
+    return title, *slice_last(as_native(data), affine.astype(np.float64)), None
 
 
 def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
@@ -208,12 +223,20 @@ def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
 
 
 def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int) -> Grid:
-    """`grid_around` the foregrounds of images in memory."""
-    return grid_around(scans[0].grid, [scan.foreground_box() for scan in scans], stages, spacing_mm, dims, stride)
+    """`grid_around` the foregrounds of images that all are in memory on it."""
+    boxes = [scan.foreground_box() for scan in scans]
+    grid = grid_around(scans[0].grid, boxes, stages, spacing_mm, dims, stride)
+    remedy = "Register fewer images at a time, or stream them (--memory)"
+    return grid.fitting(len(scans) * image_bytes(dims), f"the group grid of {len(scans)} images", remedy)
 
 
 def grid_around(
-    first: Grid, boxes: Sequence[Grid], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int
+    first: Grid,
+    boxes: Sequence[Grid],
+    stages: Sequence[NDArray],
+    spacing_mm: float | NDArray[np.float64],
+    dims: int,
+    stride: int,
 ) -> Grid:
     """The grid on which a group is registered.
 
@@ -227,26 +250,46 @@ def grid_around(
         first: of the first image.
         boxes: the foreground box of each image, see `Scan.foreground_box`.
         stages: (4, 4) RAS mm for each, from the group to the image.
-        spacing_mm: of the model; 0 for the first image's own.
+        spacing_mm: of the model, or (D,) of the canonical axes; 0 for the first image's own.
         dims: D.
         stride: what sizes are divisible by.
+
+    Raises:
+        BingoError: the images are so large or so small that the model's voxels cannot sample them.
     """
     step = np.ones(3)
-    if spacing_mm > 0:
+    wanted = np.broadcast_to(spacing_mm, dims)
+    if wanted.min() > 0:
         first = first if dims == 2 else first.canonical()
-        step[:dims] = spacing_mm / first.spacing[:dims]
+        step[:dims] = wanted / first.spacing[:dims]
     corners = [
         box.corners(np.linalg.inv(stage @ first.affine) @ box.affine) for box, stage in zip(boxes, stages, strict=True)
     ]
     low, high = np.concatenate(corners).min(0), np.concatenate(corners).max(0)
+    extent = ((high - low) / step)[:dims]
+    if np.ndim(spacing_mm) == 0 and wanted.min() > 0 and extent.max() < FEWEST_VOXELS:
+        raise BingoError(
+            f"the images show {extent.max() * wanted.max():.2g} mm, {extent.max():.2g} of the {wanted.max():g} mm "
+            "voxels that the model was trained on: nothing would be left of them. Correct the unit or the voxel size "
+            "in their headers if it is wrong; else train a model for images of this size (data.spacing_mm)"
+        )
     shape = np.ones(3, int)
     shape[:dims] = np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int) * stride
-    start = (low + high) / 2 - step * (shape - 1) / 2
+    middle = (shape - 1) / 2
+    # of a slab no thicker than a voxel, a voxel's centre, not a place between two that both miss it
+    middle[:dims] = np.where(extent <= 1, shape[:dims] // 2, middle[:dims])
+    start = (low + high) / 2 - step * middle
     start[dims:] = 0
     x, y, z = shape.tolist()
-    return first.part(start, step, (x, y, z))
+    remedy = "Correct the units or voxel sizes in the headers if they are wrong; else crop the images or give masks"
+    return first.part(start, step, (x, y, z)).fitting(image_bytes(dims), "the group grid", remedy)
+
+
+def image_bytes(dims: int) -> int:
+    """What an image takes for each voxel of the group grid, at least: for itself, its displacement and the inverse."""
+    return FLOAT * (1 + 2 * dims)
 
 
 def describe(grid: Grid) -> str:
     """Sizes for a person."""
-    return f"{' x '.join(map(str, grid.shape))} voxels of {' x '.join(f'{size:.3g}' for size in grid.spacing)} mm"
+    return str(grid)

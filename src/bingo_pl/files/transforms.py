@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +21,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +28,8 @@ from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.spatial import compose
+from data_modules.units import in_mm, nifti_unit_mm
+from data_modules.volume import UNREADABLE
 
 FADE = 2
 """The displacement fades over this many times its reach, so that its slope stays below 1 / FADE and nothing folds."""
@@ -38,10 +37,12 @@ PLANE_MARGIN = 1
 """Planes that repeat the displacement of a 2D group above and below it: SimpleITK reads a field of one plane as 2D."""
 INVERSE_ITERATIONS = 5
 """More change nothing, even for displacements of 7 voxels that shrink voxels to a fifth."""
+VECTOR_BYTES = 3 * 8
+"""Of a sampled displacement."""
+COMPRESSION = 1
+"""Of gzip, as nibabel's: intensities hardly shrink further, and level 6 takes four times as long."""
 VECTOR_INTENT = 1007
 """NIfTI's code for vectors: ITK takes their values as they are, LPS mm."""
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, HeaderDataError, ImageFileError)
-"""What nibabel and SimpleITK raise on damaged files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,9 @@ def forward_and_inverse(
         image: the image's own grid.
         affine: A (4, 4) RAS mm, from the group to the image, after u.
 
+    Raises:
+        BingoError: the image is so large that its inverse does not fit in memory.
+
     Returns:
         Forward and inverse. Their grids hold the group grid, as far as the displacement reaches; the inverse's, in the
         image's orientation and in steps of at most one voxel of the group grid, the whole image as well.
@@ -83,7 +87,9 @@ def forward_and_inverse(
     if affine is not None:  # a composite applies its last transform first
         forward = sitk.CompositeTransform([affine_transform(affine), forward])
         backward = sitk.CompositeTransform([backward, affine_transform(np.linalg.inv(affine))])
-    over_image = _covering(image, domain, np.eye(4) if affine is None else affine)
+    over_image = _covering(image, domain, np.eye(4) if affine is None else affine).fitting(
+        VECTOR_BYTES, "the inverse displacement over the image", "Crop the image, or downsample it"
+    )
     return FieldTransform(forward, domain), FieldTransform(backward, over_image)
 
 
@@ -179,7 +185,7 @@ def write_image(array: NDArray, grid: Grid, path: Path) -> None:
     Raises:
         BingoError: the file cannot be written.
     """
-    write_nifti(nib.Nifti1Image(array, grid.affine), path)
+    write_nifti(nib.Nifti1Image(array, grid.affine, dtype=array.dtype), path)  # nibabel asks for int64 by name
 
 
 def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
@@ -192,7 +198,7 @@ def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
     nifti.set_qform(nifti.affine, code=1)
     nifti.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=6, mtime=0))
+        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=COMPRESSION, mtime=0))
 
 
 def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:
@@ -212,7 +218,9 @@ def read_transform(path: Path) -> sitk.Transform:
     if not path.is_file():
         raise BingoError(f"{path}: no such file. Wanted: a transform, .h5 or .nii.gz. Correct the path")
     try:
-        transform = _read_field(path) if path.name.endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path))
+        transform = (
+            _read_field(path) if path.name.lower().endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path))
+        )
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise BingoError(
@@ -227,6 +235,26 @@ def read_transform(path: Path) -> sitk.Transform:
     return transform
 
 
+def read_linear(path: Path) -> NDArray[np.float64]:
+    """Read a linear transform of ITK, ANTs or Slicer (``.tfm``, ``.txt``, ``.mat``, ``.h5``).
+
+    Returns:
+        (4, 4) RAS mm.
+
+    Raises:
+        BingoError: the file is missing, damaged, or no linear transform of 3D points.
+    """
+    transform = read_transform(path)
+    if not transform.IsLinear():
+        raise BingoError(f"{path}: is not linear. Wanted: a rigid or affine transform. Give that part of it alone")
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()], 1)
+    matrix[:3, 3] = origin
+    result: NDArray[np.float64] = LPS @ matrix @ LPS
+    return result
+
+
 def _read_field(path: Path) -> sitk.Transform:
     nifti = nib.load(path)
     intent = int(nifti.header["intent_code"])
@@ -234,5 +262,5 @@ def _read_field(path: Path) -> sitk.Transform:
         raise ValueError(
             f"shape {nifti.shape} and intent code {intent}, wanted (X, Y, Z, 1, 3) and {VECTOR_INTENT}, LPS mm"
         )
-    grid = Grid(nifti.shape[:3], nifti.affine)
+    grid = Grid(nifti.shape[:3], in_mm(nifti.affine, [nifti_unit_mm(nifti.header)] * 3))
     return sitk.DisplacementFieldTransform(grid.to_sitk(nifti.get_fdata()[:, :, :, 0]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, DivergenceError
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.registrar import Registrar, Registration
@@ -81,13 +81,22 @@ class Descent:
         Args:
             energy: of such velocities, a scalar, the sum over groups.
             start: velocities (B, N, D, *S).
+
+        Raises:
+            DivergenceError: the energy is not finite, or the velocities.
         """
         velocity = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([velocity], lr=self.learning_rate, eps=SMALLEST_SLOPE)
         for _ in range(self.steps):
             optimizer.zero_grad()
+            value = energy(_without_mean(velocity))
+            if not value.isfinite():
+                raise DivergenceError(
+                    f"the optimisation diverged: its energy is {value:g}. Use a lower learning rate (iterative."
+                    f"learning_rate, refine.learning_rate; here {self.learning_rate:g})"
+                )
             # A sum over voxels, so that slopes do not depend on their number.
-            (start.shape[3:].numel() * energy(_without_mean(velocity))).backward()
+            (start.shape[3:].numel() * value).backward()
             optimizer.step()
         return _without_mean(velocity.detach())
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
-from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead
+from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead, in_windows
 from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
 from bingo_pl.methods.recomputation import recomputed
@@ -23,6 +24,20 @@ from bingo_pl.spatial import Shape, compose, integrate_all, resize_displacement,
 
 LARGEST_LOG_VARIANCE = 12.0
 """Of a velocity, either way: a standard deviation of 0.002 to 400 voxels. Beyond, its logarithm or square overflows."""
+
+
+FEWEST_NODES = 3
+"""A grid of fewer along an axis has none whose neighbours are all on it."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the velocities were taught on, and so what they can say anything of."""
+
+    shape: tuple[int, ...]
+    """*S of the training images."""
+    reach: float
+    """Of the variances: the largest misalignment along an axis, in voxels; 0 where nothing taught them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +68,7 @@ class Bingo(Registrar):
             a draw from the arithmetic mean of Eq. (4), instead of from the joint posterior. It keeps a modality from
             hiding in channels of its own.
         similarity: of the registered images, minimised beside the ELBO; None, as in the paper: no such term.
+        taught: what the velocities are taught on; None where it is not known, and they are taken as they are.
     """
 
     def __init__(
@@ -68,6 +84,7 @@ class Bingo(Registrar):
         velocity_noise: bool = True,
         cross_reconstruction: float = 0.0,
         similarity: Similarity | None = None,
+        taught: Taught | None = None,
     ) -> None:
         super().__init__()
         _check_architecture(channels, velocity_scales)
@@ -82,6 +99,7 @@ class Bingo(Registrar):
         self.velocity_noise = velocity_noise
         self.cross_reconstruction = cross_reconstruction
         self.similarity = similarity
+        self.taught = taught
         self.encoder = Encoder(dims, modalities, channels)
         self.decoder = Decoder(dims, modalities, [width // 2 for width in channels])
         prior_variance = 1 / (smoothness * 2 * dims)
@@ -157,10 +175,26 @@ class Bingo(Registrar):
     def predict(self, level: int, common: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (K, D, *s) of a level's velocity, from the group's structure and an image's own.
 
-        The mean still moves the group as a whole: that of the group has to be subtracted.
+        The mean still moves the group as a whole: that of the group has to be subtracted. A head that was trained on
+        grids too small to have an inside makes nothing sensible of one: it sees windows of the size that it knows.
         """
-        mean, log_variance = recomputed(self.heads[level], common, own)
-        return mean.float(), _bounded(log_variance.float())  # half precision cannot hold a coordinate
+        head, window = self.heads[level], self._window(level, common.shape[2:])
+        if window == common.shape[2:]:
+            mean, log_variance = recomputed(head, common, own)
+        else:
+            both = in_windows(lambda *parts: torch.cat(head(*parts), 1), (common, own), window)
+            mean, log_variance = both.chunk(2, 1)
+        return mean.float(), bounded(log_variance.float())  # half precision cannot hold a coordinate
+
+    def _window(self, level: int, shape: Shape) -> Shape:
+        """The part of a level's grid that its head knows the like of: as many nodes along an axis as it was trained on
+        where that were too few, else all."""
+        if self.taught is None:
+            return shape
+        seen = [size // 2 ** self.velocity_scales[level] for size in self.taught.shape]
+        return torch.Size(
+            min(size, nodes) if nodes < FEWEST_NODES else size for size, nodes in zip(shape, seen, strict=True)
+        )
 
     def transform(self, velocities: Sequence[Tensor], shape: Shape) -> Tensor:
         """phi = phi^1 o ... o phi^L, phi^l = exp(v^l), as a displacement (K, D, *shape) on the grid ``shape``."""
@@ -260,10 +294,27 @@ class Bingo(Registrar):
             )
 
 
-def _bounded(log_variance: Tensor) -> Tensor:
-    """Within `LARGEST_LOG_VARIANCE`, with the gradient of what is within, or nothing would lead back there."""
-    within = log_variance.detach().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
-    return log_variance + (within - log_variance.detach())
+def bounded(log_variance: Tensor) -> Tensor:
+    """Within `LARGEST_LOG_VARIANCE`.
+
+    Beyond, with the gradient of what is within where that leads back, or nothing would; else with none, or the network
+    would go on to ever larger numbers, and what it says of grids that it was not trained on would be larger still.
+    """
+    bound: Tensor = _Bounded.apply(log_variance)
+    return bound
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, log_variance: Tensor) -> Tensor:
+        within = log_variance.clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
+        ctx.save_for_backward(log_variance - within)
+        return within
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (beyond,) = ctx.saved_tensors
+        return torch.where(beyond * slope < 0, 0, slope)  # a step goes against the slope
 
 
 def _expert_through(features: Tensor, displacement: Tensor | None) -> Gaussian:

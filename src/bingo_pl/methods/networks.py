@@ -6,7 +6,7 @@ Images arrive sorted by modality; ``counts[d]`` says how many belong to modality
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bingo_pl.methods.batch_norm import has_companions, shared_batch_norm
 from bingo_pl.methods.recomputation import is_recomputing, recomputed
-from bingo_pl.spatial import halve, resize
+from bingo_pl.spatial import Shape, halve, resize
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
@@ -169,6 +169,40 @@ class Decoder(nn.Module):
     def forward(self, structure: Sequence[Tensor], counts: Counts) -> Tensor:
         image: Tensor = self.image(self.up(structure, counts)[0])
         return image.to(structure[0].dtype)  # autocast made it half precision
+
+
+def in_windows(function: Callable[..., Tensor], inputs: Sequence[Tensor], window: Shape) -> Tensor:
+    """What a network makes of every window of a grid by itself, each voxel the mean of the windows that it is in.
+
+    A network that was trained on grids of the size of a window, padded with zeros, sees nothing else here.
+
+    Args:
+        function: of tensors (K, C, *window) to (K, C', *window).
+        inputs: (K, C, *S) each.
+        window: at most *S.
+
+    Returns:
+        (K, C', *S).
+    """
+    first, dims = inputs[0], len(window)
+    shape = first.shape[2:]
+    places = [size - length + 1 for size, length in zip(shape, window, strict=True)]
+    parts = function(*(_windows(x, window) for x in inputs)).unflatten(0, (len(first), *places))
+    total = parts.new_zeros(len(first), parts.shape[1 + dims], *shape)
+    counts = parts.new_zeros(shape)
+    for inside in itertools.product(*map(range, window)):  # a voxel of all windows at a time
+        covered = (..., *(slice(start, start + number) for start, number in zip(inside, places, strict=True)))
+        total[covered] += parts[(..., *inside)].movedim(-1, 1)
+        counts[covered] += 1
+    return total / counts
+
+
+def _windows(x: Tensor, window: Shape) -> Tensor:
+    """All windows of (K, C, *S), one after another: (K * their number, C, *window)."""
+    dims = len(window)
+    for axis, length in enumerate(window, start=2):
+        x = x.unfold(axis, length, 1)
+    return x.movedim(1, 1 + dims).flatten(0, dims)
 
 
 class VelocityHead(nn.Module):

@@ -23,6 +23,7 @@ from bingo_pl.methods.regularity import group_bending
 from bingo_pl.spatial import (
     Shape,
     bspline_control_points,
+    check_motion,
     free_form_displacement,
     invert,
     linear_displacement,
@@ -127,7 +128,9 @@ class IterativePopulation(SimilarityRegistrar):
             share = voxel_share(pyramid[0].shape[3:], 2**level)
 
             def energy(parameters: Tensor, images: Tensor = images, share: float = share) -> Tensor:
+                check_motion(parameters)
                 whole = displacement(parameters)
+                check_motion(whole)
                 field = resize_displacement(whole.flatten(0, 1), images.shape[3:]).unflatten(0, whole.shape[:2])
                 similarity = self.similarity.of_registered(images, field, share, generator).sum()
                 return similarity if penalty is None else similarity + penalty(parameters)

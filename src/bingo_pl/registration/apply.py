@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 
+from bingo_pl.atomic import check_new_file
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.landmarks import read_landmarks, write_landmarks
 from bingo_pl.files.record import read_record
-from bingo_pl.files.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels
+from bingo_pl.files.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels, to_array
+from bingo_pl.files.scans import describe
 from bingo_pl.files.transforms import write_image
-from data_modules.reading import read_voxels
+from data_modules.reading import corner_distance_mm, read_voxels, stored_ids, whole_numbers
 
 TEMPLATE_NAME = "template"
 POINTS = (".csv", ".fcsv", ".json")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A file that was moved."""
+
+    path: Path
+    """Where it is now."""
+    arrived: bool
+    """Something of it lies where it was moved to: an image or a label map is not all background there, a point was
+    within the group grid."""
 
 
 def apply(
@@ -30,7 +45,7 @@ def apply(
     labels: bool,
     space: str | None,
     console: Console | None = None,
-) -> Path:
+) -> Applied:
     """Move a file from the space of one member of a group to that of another, in one interpolation.
 
     Args:
@@ -39,54 +54,100 @@ def apply(
         target: the member to move it to, or ``template``; images get its own grid.
         path: an image, a label map or landmarks (``.csv``, ``.fcsv``, ``.mrk.json``).
         output: where the result goes, in the format of landmarks or as ``.nii.gz``.
-        labels: the file is a label map: its ids and its dtype are kept.
+        labels: the file is a label map: its ids are kept, and its dtype where that is an integer of 32 bits at most.
         space: of landmarks, ``RAS`` or ``LPS``, where their file does not say it.
-        console: where it is told how many landmarks lie outside the group grid; None for silence.
+        console: where it is reported that the file is not on the grid of ``source``, or that it or points of it lie
+            outside; None for silence.
 
     Raises:
-        BingoError: a missing or damaged registration, no such member, an unreadable file, an output that exists or has
-            another format.
+        BingoError: a missing or damaged registration, no such member, an unreadable file, a label map with fractions,
+            an output that exists, cannot be written, or has another format.
     """
+    check_new_file(output)
     record = read_record(registration)
     grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
     for name in (source, target):
         if name not in grids:
             raise unknown_name("member", name, grids)
-    if output.exists():
-        raise BingoError(f"{output} exists. Name a file that does not, so that nothing is overwritten")
+    console = console or Console(quiet=True)
     members = {name: _member(registration, name) for name in (source, target)}
     if path.name.lower().endswith(POINTS):
         if labels:
             raise BingoError(f"{path} holds landmarks, not a label map; leave --labels out")
+        suffix = next(suffix for suffix in POINTS if path.name.lower().endswith(suffix))
+        if not output.name.lower().endswith(suffix):
+            raise BingoError(f"{output}: landmarks of {suffix} are written as {suffix}. Name the output so")
         landmarks = read_landmarks(path, space)
-        in_group = map_points(landmarks.points_mm, members[source], TEMPLATE)
-        _warn_of_outside(in_group, record.group, console or Console(quiet=True))
-        moved = map_points(landmarks.points_mm, members[source], members[target])
-        write_landmarks(landmarks.moved(moved), output)
-        return output
+        outside = _outside(map_points(landmarks.points_mm, members[source], TEMPLATE), record.group)
+        write_landmarks(landmarks.moved(map_points(landmarks.points_mm, members[source], members[target])), output)
+        _warn_of_outside(outside, console)
+        return Applied(output, not len(outside) or not outside.all())
     if space is not None:
         raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
-    if not output.name.endswith(".nii.gz"):
+    if not output.name.lower().endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
     data, affine = read_voxels(path)
-    image = Grid(data.shape, affine).to_sitk(data.astype(np.uint8) if data.dtype == bool else data)
+    if labels:
+        data = stored_ids(path, whole_numbers(path, data), data.dtype)
+    grid = Grid(data.shape, affine)
+    _warn_of_grid(path, grid, source, grids, console)
+    image = grid.to_sitk(data.astype(np.uint8) if data.dtype == bool else data)
     transform = pull_back(members[source], members[target])
-    how = resample_labels if labels else resample_image
-    result = sitk.GetArrayFromImage(how(image, transform, grids[target])).T
+    result = to_array((resample_labels if labels else resample_image)(image, transform, grids[target]))
     write_image(result, grids[target], output)
-    return output
+    background = 0 if labels else np.float32(data.min())
+    arrived = bool((result != background).any()) or (not labels and data.min() == data.max())
+    if not arrived:
+        _warn_of_nothing(path, output, target, console)
+    return Applied(output, arrived)
 
 
-def _warn_of_outside(points_mm: NDArray[np.float64], grid: Grid, console: Console) -> None:
-    """Of points (P, 3) RAS mm in the group space."""
+def _outside(points_mm: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:
+    """Which of points (P, 3) RAS mm lie outside a grid."""
     indices = (points_mm - grid.affine[:3, 3]) @ np.linalg.inv(grid.affine[:3, :3]).T
-    outside = int(((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(1).sum())
-    if outside:
-        console.print(
-            f"[bold yellow]warning:[/] {outside} of {len(indices)} points lie outside the group grid, where nothing "
-            "was registered: they move as its border does, less and less with their distance",
-            soft_wrap=True,
+    outside: NDArray[np.bool_] = np.any((indices < -0.5) | (indices > np.array(grid.shape) - 0.5), axis=1)
+    return outside
+
+
+def _warn_of_outside(outside: NDArray[np.bool_], console: Console) -> None:
+    if outside.any():
+        _warn(
+            f"{outside.sum()} of {len(outside)} points lie outside the group grid, where nothing was registered: they "
+            "move as its border does, less and less with their distance",
+            console,
         )
+
+
+def _warn_of_grid(path: Path, grid: Grid, source: str, grids: Mapping[str, Grid], console: Console) -> None:
+    """A file may have voxels of its own, but most often it was given with the wrong member."""
+    if _same(grid, grids[source]):
+        return
+    others = [name for name, other in grids.items() if _same(grid, other)]
+    found = f"but on that of {' and '.join(others)}" if others else f"which has {describe(grids[source])}"
+    _warn(
+        f"{path}, {describe(grid)}, is not on the grid of {source}, {found}. If it does not show what {source} shows, "
+        "in the same place, the result is wrong: correct --from",
+        console,
+    )
+
+
+def _same(grid: Grid, other: Grid) -> bool:
+    """Up to half a voxel."""
+    if grid.shape != other.shape:
+        return False
+    return corner_distance_mm(grid.affine, other.affine, grid.shape) <= other.spacing.min() / 2
+
+
+def _warn_of_nothing(path: Path, output: Path, target: str, console: Console) -> None:
+    _warn(
+        f"{output} is all background: nothing of {path} lies on the grid of {target}. Was it given with the right "
+        "member (--from), and is its header right?",
+        console,
+    )
+
+
+def _warn(text: str, console: Console) -> None:
+    console.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 def _member(registration: Path, name: str) -> Member:

@@ -30,13 +30,13 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.scans import names_of
 from bingo_pl.files.transforms import write_image
+from bingo_pl.locking import held
 from bingo_pl.registration.centring import Population, read
 from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, dice, sharpness, view
 from bingo_pl.registration.telling import track
 from bingo_pl.spatial import compose, invert
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
-from bingo_pl.training.experiment import check_name
 from bingo_pl.training.model import Model
 from data_modules.preprocess import Member
 
@@ -74,12 +74,25 @@ def build(
     check_unused(output)
     if affine not in MODES:
         raise unknown_name("affine stage", affine, MODES)
-    for modality in {member.modality for member in members}:
-        check_name(modality, "modality")
+    names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
     work = output.absolute().with_name(f"{output.name}.work")
     model = Model.load(checkpoint, dims_of(members[0]))
     for member in members:
         model.index(member.modality)  # an unknown one is refused before the work begins
+    with held(work):
+        return _build(members, model, output, work, affine, memory_bytes, console)
+
+
+def _build(
+    members: Sequence[Member],
+    model: Model,
+    output: Path,
+    work: Path,
+    affine: str,
+    memory_bytes: int,
+    console: Console,
+) -> Path:
+    """`build`, alone in the folder of work."""
     bingo = model.bingo
     population = Population.of(members, model, affine, work, console)
     source = FileSource(population.members, model, population.grid, population.affines)

@@ -84,9 +84,10 @@ class Population:
         rows = track(range(len(members)), "reading", console)
         seen = _ordered([_see(members[row], row, model.dims) for row in rows])
         ordered = [one.member for one in seen]
-        title = escape(str(ordered[0].image))
+        title = ordered[0].image
         console.print(
-            f"aligning {len(ordered)} images to {title}, whose foreground has the median size", soft_wrap=True
+            f"aligning {len(ordered)} images to {escape(str(title))}, whose foreground has the median size",
+            soft_wrap=True,
         )
         claim(work, Plan({"made by": "bingo atlas"}, []))
         positions = track(range(len(ordered)), "aligning", console)

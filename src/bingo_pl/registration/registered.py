@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -21,12 +23,21 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.scans import File, Scan
-from bingo_pl.files.transforms import FieldTransform, forward_and_inverse, write_image, write_transform
+from bingo_pl.files.transforms import (
+    FieldTransform,
+    affine_transform,
+    forward_and_inverse,
+    write_image,
+    write_transform,
+)
+from bingo_pl.registration.verdict import Verdict, Way
 from bingo_pl.report.page import write_report
 from bingo_pl.spatial import jacobian_determinant
 
 ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""
+LINEAR_STEP = 16
+"""Voxels between the samples of a linear map."""
 MEAN = Path("template") / "mean.nii.gz"
 
 
@@ -43,10 +54,14 @@ class Registered:
     """Group to image, LPS mm: SimpleITK's ``forward.transform`` resamples the image onto the group grid."""
     inverse: FieldTransform
     """Image to group."""
+    grid: Grid
+    """Of the group."""
+    field: Grid
+    """Where the displacement is: the group grid, or a coarser one."""
     displacement: Tensor
-    """(D, *S) in voxels of the group grid, without the affine stage."""
+    """(D, *S) in voxels of `field`, without the affine stage."""
     determinant: NDArray[np.float32]
-    """Of the Jacobian of the forward transform: 1 keeps the volume, below 0 folds."""
+    """(X, Y, Z) on `field`, of the Jacobian of the forward transform: 1 keeps the volume, below 0 folds."""
     image: NDArray[np.float32]
     """Registered; intensities as given."""
     label: NDArray | None
@@ -54,7 +69,8 @@ class Registered:
     reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
     uncertainty_mm: NDArray[np.float32] | None = None
-    """Root of the summed variance of the displacement; None for methods without a velocity posterior."""
+    """Root of the summed variance of the displacement, NaN where it is unknown; None for methods without a velocity
+    posterior, or one that nothing taught, see `displacement_uncertainty`."""
     disagreement: float | None = None
     """Larger fits the group less; None for methods without experts."""
     belongs: bool | None = None
@@ -63,10 +79,29 @@ class Registered:
     where that cannot be told."""
     looks_like: str | None = None
     """The modality it looks like, where that is clearly not the one it was given as."""
+    error_mm: float | None = None
+    """Predicted, see `bingo_pl.alignment.error`; None where the network alone registered."""
+    agreement: float | None = None
+    """Of its experts with the others', at most 1; None where the network alone registered."""
+
+    @classmethod
+    def linear(cls, scan: Scan, digests: Mapping[Path, str], stage: Stage, grid: Grid) -> Registered:
+        """An image moved by its affine stage alone."""
+        coarse = _coarse(grid)
+        forward = FieldTransform(affine_transform(stage.affine), coarse)
+        backward = FieldTransform(affine_transform(np.linalg.inv(stage.affine)), _coarse(scan.grid))
+        return cls._moved(scan, digests, stage, forward, backward, torch.zeros(3, *coarse.shape), coarse, grid)
 
     @classmethod
     def of(
-        cls, scan: Scan, digests: Mapping[Path, str], stage: Stage, displacement: Tensor, inverse: Tensor, grid: Grid
+        cls,
+        scan: Scan,
+        digests: Mapping[Path, str],
+        stage: Stage,
+        displacement: Tensor,
+        inverse: Tensor,
+        field: Grid,
+        grid: Grid | None = None,
     ) -> Registered:
         """An image moved by its affine stage and its displacement.
 
@@ -74,13 +109,26 @@ class Registered:
             scan: the image.
             digests: of its files.
             stage: affine, from the group to the image.
-            displacement: (D, *S) of the network, in voxels of the group grid, on the CPU.
+            displacement: (D, *S) before the affine stage, in voxels of ``field``, on the CPU.
             inverse: (D, *S) of the displacement.
-            grid: of the group.
+            field: where the displacement is.
+            grid: of the group; None: that of the displacement.
         """
-        forward, backward = forward_and_inverse(
-            displacement, inverse, grid, scan.grid, stage.affine if stage.moves else None
-        )
+        transforms = forward_and_inverse(displacement, inverse, field, scan.grid, stage.affine if stage.moves else None)
+        return cls._moved(scan, digests, stage, *transforms, displacement, field, field if grid is None else grid)
+
+    @classmethod
+    def _moved(
+        cls,
+        scan: Scan,
+        digests: Mapping[Path, str],
+        stage: Stage,
+        forward: FieldTransform,
+        backward: FieldTransform,
+        displacement: Tensor,
+        field: Grid,
+        grid: Grid,
+    ) -> Registered:
         determinant = np.linalg.det(stage.affine) * jacobian_determinant(displacement[None])[0].double()
         image = resample_image(scan.grid.to_sitk(scan.image.numpy()[0]), forward.transform, grid)
         label = None
@@ -92,21 +140,33 @@ class Registered:
             stage=stage,
             forward=forward,
             inverse=backward,
+            grid=grid,
+            field=field,
             displacement=displacement,
-            determinant=on_grid(determinant, grid),
+            determinant=on_grid(determinant, field),
             image=to_array(image),
             label=label,
         )
 
     @property
     def folding_percent(self) -> float:
-        """Voxels whose determinant is not positive."""
-        return float(100 * (self.determinant <= 0).mean())
+        """Voxels whose determinant is not positive; NaN is not."""
+        return float(100 * (~(self.determinant > 0)).mean())
 
-    def unit(self, grid: Grid) -> NDArray[np.float32]:
+    def jacobian(self) -> NDArray[np.float32]:
+        """(X, Y, Z) the determinant on the group grid."""
+        if self.field is self.grid:
+            return self.determinant
+        volume = self.field.to_sitk(self.determinant)
+        far = float(np.linalg.det(self.stage.affine))
+        identity = sitk.Transform(3, sitk.sitkIdentity)
+        whole = sitk.Resample(volume, self.grid.blank(), identity, sitk.sitkLinear, far, sitk.sitkFloat32)
+        return to_array(whole)
+
+    def unit(self) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""
         unit = self.scan.grid.to_sitk(self.scan.unit.numpy()[0])
-        return to_array(resample_image(unit, self.forward.transform, grid))
+        return to_array(resample_image(unit, self.forward.transform, self.grid))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +181,10 @@ class RegisteredGroup:
     """(X, Y, Z) mean of the registered images, each from 0 to 1."""
     model: File
     settings: Mapping[str, Any]
+    way: Way | None = None
+    """What was done and what was kept; None where the network alone registered."""
+    verdict: Verdict = field(default_factory=Verdict)
+    """What the figures say of the result."""
 
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]
@@ -144,7 +208,7 @@ class RegisteredGroup:
                 self.members.values(), "writing", console=console, transient=True, disable=not console.is_terminal
             )
             entries = [write_member(member, self.grid, temporary, folder, jacobian) for member in members]
-            write_record(temporary, self.model, self.settings, self.grid, entries)
+            write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict)
         write_report(folder)
         return folder
 
@@ -161,7 +225,7 @@ def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jaco
         "template": member.reconstruction,
         "uncertainty": member.uncertainty_mm,
         "labels": member.label,
-        "jacobian": member.determinant if jacobian else None,
+        "jacobian": member.jacobian() if jacobian else None,
     }
     for kind, volume in volumes.items():
         if volume is not None:
@@ -196,11 +260,19 @@ def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jaco
         "belongs": member.belongs,
         "misnaming": member.misnaming,
         "looks_like": member.looks_like,
+        "error_mm": member.error_mm,
+        "agreement": member.agreement,
     }
 
 
 def write_record(
-    folder: Path, model: File, settings: Mapping[str, Any], grid: Grid, entries: Sequence[Mapping[str, Any]]
+    folder: Path,
+    model: File,
+    settings: Mapping[str, Any],
+    grid: Grid,
+    entries: Sequence[Mapping[str, Any]],
+    way: Way | None = None,
+    verdict: Verdict | None = None,
 ) -> None:
     """Write ``registration.json``, which makes the folder a finished registration.
 
@@ -210,6 +282,8 @@ def write_record(
         settings: of the model.
         grid: of the group.
         entries: what `write_member` gave for each image.
+        way: what was done and kept; None where the network alone registered.
+        verdict: what the figures say; None where nothing was judged.
 
     Raises:
         BingoError: it cannot be written.
@@ -220,6 +294,8 @@ def write_record(
         "settings": settings,
         "group": {"shape": grid.shape, "affine_ras_mm": grid.affine.tolist()},
         "images": entries,
+        "alignment": None if way is None else asdict(way),
+        "verdict": None if verdict is None else asdict(verdict),
     }
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -232,6 +308,14 @@ def _original(member: Registered, suffix: str, path: Path | None, voxels: NDArra
     relative = Path(ORIGINALS) / f"{member.scan.name}{suffix}.nii.gz"
     write_image(voxels, member.scan.grid, folder / relative)
     return File(final / relative, File.of(folder / relative).sha256)
+
+
+def _coarse(grid: Grid) -> Grid:
+    """A grid of few voxels that covers another one, on which linear maps are sampled for formats that need it."""
+    nodes = [3 if size == 1 else int(np.ceil((size + 1) / LINEAR_STEP)) + 1 for size in grid.shape]
+    step = np.array([1.0 if size == 1 else (size + 1) / (n - 1) for size, n in zip(grid.shape, nodes, strict=True)])
+    x, y, z = nodes
+    return grid.part(-np.ones(3), step, (x, y, z))
 
 
 def on_grid(values: Tensor, grid: Grid) -> NDArray[np.float32]:

@@ -4,20 +4,21 @@ The same rules as in memory, `bingo_pl.registration.workflow`, and the same file
 once: the network's result is not refined, and uncertainty, what does not fit the group or its name, and the decoder's
 pictures are not made.
 
-The output folder holds ``unfinished/`` until all is done. A killed registration goes on from it by the same command:
+The output folder holds ``unfinished/`` until all is done. The same command resumes a killed registration from it:
 
     placements/   each image's affine stage and foreground box
     sweeps/       see `bingo_pl.streaming.workspace`
-    outputs/      each written image's entry of registration.json; the template's sum
+    outputs/      each written image's entry of registration.json and its files' digests; the template's sum
+
+All of it, and the images that were written, is checked before it is resumed from.
 """
 
 from __future__ import annotations
 
-import json
 import operator
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,18 +28,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import check_unused, remove_leftovers, replacing
+from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
+from bingo_pl.files.record import sha256_of
 from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.transforms import write_image
+from bingo_pl.locking import held
 from bingo_pl.registration.registered import MEAN, Registered, write_member, write_record
 from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.report.page import write_report
+from bingo_pl.streaming import sealed
 from bingo_pl.streaming.estimate import READ, FileCosts
 from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
 from bingo_pl.streaming.stream import StreamedRegistration, register_stream
-from bingo_pl.streaming.workspace import Plan, claim, load
+from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training.model import Model
 from data_modules.preprocess import Member
 
@@ -47,6 +51,7 @@ UNFINISHED = "unfinished"
 PLACEMENTS, SWEEPS, OUTPUTS = "placements", "sweeps", "outputs"
 REMOVED = ".unfinished.tmp"
 """What it is called while it is removed."""
+WAYS = ("forward", "inverse")
 
 
 def register_files(
@@ -65,7 +70,7 @@ def register_files(
     Args:
         members: the files. The first one gives the group its orientation, and its place where others need an affine
             stage.
-        output: a folder that is new, empty or left by the same registration, which is then gone on with.
+        output: a folder that is new, empty or left by the same registration, which is then resumed.
         memory_bytes: for images in work and features, see `register_stream`. One image with its transforms, as large
             as it is given, comes on top.
         checkpoint: of a trained BInGo network, which must know every modality; None for the ready model.
@@ -79,16 +84,34 @@ def register_files(
 
     Raises:
         BingoError: unusable images, an overlap that stays poor, modalities that the model does not know, too little
-            memory, or a folder in use by something else, also by a registration with other files or settings.
+            memory, or a folder in use by something else or by another process, also by a registration with other files
+            or settings.
     """
-    console = console or Console(quiet=True)
     output = output.absolute()
+    with held(output):
+        return _register(
+            members, output, memory_bytes, checkpoint, affine, jacobian, device, console or Console(quiet=True)
+        )
+
+
+def _register(
+    members: Sequence[Member],
+    output: Path,
+    memory_bytes: int,
+    checkpoint: Path | None,
+    affine: str,
+    jacobian: bool,
+    device: str,
+    console: Console,
+) -> Path:
+    """`register_files`, alone in the folder."""
     work = output / UNFINISHED
+    names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
     goes_on = _check_output(output)
     model = Model.load(checkpoint, dims_of(members[0]), [f"trainer.accelerator={device}"])
     bingo, file = model.bingo, File.of(model.path)
     if goes_on:
-        console.print(f"going on with the registration in {escape(str(output))}", soft_wrap=True)
+        console.print(f"resuming the registration in {escape(str(output))}", soft_wrap=True)
     elif len(members) == 1:
         warn_of_one(members[0].image, console)
     positions = track(range(len(members)), "aligning", console)
@@ -108,7 +131,7 @@ def register_files(
         soft_wrap=True,
     )
     write_report(output)
-    work.rename(output / REMOVED)  # at once, so that a kill leaves no half of it to go on from
+    work.rename(output / REMOVED)  # at once, so that a kill leaves no half of it to resume from
     shutil.rmtree(output / REMOVED)
     return output
 
@@ -133,11 +156,12 @@ def probe_files(members: Sequence[Member], model: Model, memory_bytes: int) -> F
 
 
 def _check_output(output: Path) -> bool:
-    """Whether there is a registration to go on with; what a kill has left half written is removed.
+    """Whether there is a registration to resume; what a kill has left half written is removed.
 
     Raises:
         BingoError: the folder is in use by something else.
     """
+    check_place(output)
     work = output / UNFINISHED
     shutil.rmtree(output / REMOVED, ignore_errors=True)
     ours = work.is_dir() and {path.name for path in work.iterdir()} <= {PLACEMENTS, SWEEPS, OUTPUTS}
@@ -168,16 +192,35 @@ def _write_images(
     sums = folder / "template.pt"
     done, total = 0, torch.zeros(grid.shape, dtype=torch.float64)
     if sums.exists():
-        done, total = operator.itemgetter("done", "total")(load(sums))
-    for i in track(range(done, len(members)), "writing", console):
+        done, total = operator.itemgetter("done", "total")(sealed.read_tensors(sums))
+    for i in track(range(len(members)), "writing", console):
+        kept = folder / f"{i}.json"
+        if i < done and _whole(sealed.read_json(kept), output, console):
+            continue
         member = members[i]
         scan = read_scan(names[i], member.modality, member.image, member.mask, member.label)
         registered = Registered.of(scan, scan.digests(), stages[i], *result.both(i), grid)
         entry = write_member(registered, grid, output, output, jacobian)
-        with replacing(folder / f"{i}.json") as temporary:
-            temporary.write_text(json.dumps(entry))
-        total = total + torch.from_numpy(registered.unit(grid))
-        with replacing(sums) as temporary:
-            torch.save({"done": i + 1, "total": total}, temporary)
+        sealed.write_json(kept, {"entry": entry, "files": _digests(names[i], output)})
+        if i >= done:
+            total = total + torch.from_numpy(registered.unit())
+            sealed.write_tensors(sums, {"done": i + 1, "total": total})
     write_image((total / len(members)).float().numpy(), grid, output / MEAN)
-    return [json.loads((folder / f"{i}.json").read_text()) for i in range(len(members))]
+    return [sealed.read_json(folder / f"{i}.json")["entry"] for i in range(len(members))]
+
+
+def _digests(name: str, output: Path) -> dict[str, str]:
+    """SHA-256 of the files of an image, by their paths in the output folder."""
+    paths = [Path(folder.name) / f"{name}.nii.gz" for folder in output.iterdir() if folder.name != UNFINISHED]
+    paths += [Path("transforms") / f"{name}_{way}{ending}" for way in WAYS for ending in (".h5", ".nii.gz")]
+    return {str(path): sha256_of(output / path) for path in paths if (output / path).is_file()}
+
+
+def _whole(kept: Mapping[str, Any], output: Path, console: Console) -> bool:
+    """Whether the files of an image are still what was written."""
+    for relative, digest in kept["files"].items():
+        path = output / relative
+        if not path.is_file() or sha256_of(path) != digest:
+            console.print(f"{escape(str(path))} is missing or damaged; the image is written again", soft_wrap=True)
+            return False
+    return True

@@ -13,6 +13,7 @@ from rich.markup import escape
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, describe
+from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
 
@@ -71,3 +72,26 @@ def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
         f"one, register again and give it as {escape(looks_like)}",
         soft_wrap=True,
     )
+
+
+def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], console: Console) -> None:
+    """What was done, what was kept and why, and how far off each image is likely to be."""
+    for name, start in zip(names, way.starts, strict=True):
+        if start != "headers":
+            console.print(f"{escape(name)}: not where its header has it; started from its object ({start})")
+    for stage in way.stages:
+        done = "kept" if stage.kept else "not kept"
+        console.print(
+            f"{stage.kind}: moves the images by {stage.moved_mm:.2g} mm against each other, {done}: {stage.why}",
+            soft_wrap=True,
+        )
+    errors = ", ".join(f"{escape(name)} {error:.2g}" for name, error in zip(names, error_mm, strict=True))
+    console.print(f"kept: {way.kept}. Predicted error in mm: {errors}", soft_wrap=True)
+
+
+def report_verdict(verdict: Verdict, console: Console) -> None:
+    """What the figures say of the result."""
+    colours = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
+    console.print(f"[{colours[verdict.level]}]{verdict.level.upper()}[/]", soft_wrap=True)
+    for reason in verdict.reasons:
+        console.print(f"[{colours[verdict.level]}]-[/] {escape(reason)}", soft_wrap=True)

@@ -6,6 +6,7 @@ pictures lie as radiologists expect them. 2D groups are volumes of one voxel alo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from data_modules.reading import read_image, read_voxels
 
 MAX_PICTURED = 8
 """Images of which pictures are drawn: of larger groups those whose figures are worst."""
+MAX_ACROSS = 240
+"""Voxels of the display grid along its longest axis: pictures are not larger."""
 MAX_LABELLED = 16
 """Label maps that are compared with each other, of those images that come first."""
 FOREGROUND_SHARE = 0.1
@@ -78,7 +81,7 @@ class Row:
     """From 1, the worst."""
     entry: Entry
     uncertainty_mm: float | None
-    """Median over the group's foreground."""
+    """Median over the group's foreground; NaN where it is unknown in most of it, None where it was not written."""
     overlap: tuple[float, float] | None
     """Mean Dice with each other label map, before and after."""
     pictured: Pictured | None
@@ -124,10 +127,16 @@ def read_story(folder: Path) -> Story:
         uncertainty, picture = reader.uncertainty(entry), None
         if entry in pictured:
             picture = reader.picture(entry, cuts[entry.name], totals, labels, uncertainty, len(entries))
-        median = None if uncertainty is None else float(uncertainty.nanmedian())
+        median = None if uncertainty is None else _median(uncertainty[reader.foreground])
         rows.append(Row(rank, entry, median, _overlap(entry.name, labels), picture))
     means = [(before / len(entries), after / len(entries)) for before, after in totals]
     return Story(record, reader.grid, reader.planes, means, rows, len(labels))
+
+
+def _median(uncertainty: Tensor) -> float:
+    """NaN, unknown, counts as more than any number: it is what exceeds all that the model was taught."""
+    median = float(uncertainty.nan_to_num(nan=math.inf).median())
+    return median if math.isfinite(median) else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +160,7 @@ class _Reader:
         planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
         if not planes:
             raise BingoError(f"the group grid of {record.folder} is a line of voxels; there is no plane to show")
-        return cls(record, Grid.of(sitk.DICOMOrient(record.group.blank(), "LPS")), planes, inside)
+        return cls(record, _display_grid(record.group), planes, inside)
 
     def images(self, entry: Entry) -> list[Pair]:
         """The image in each plane, from 0 to 1 by the `PERCENTILES` of its original's foreground."""
@@ -261,7 +270,26 @@ def _displayed(record: Record, file: str) -> Tensor:
             f"{record.folder / file}: is not on the group grid of registration.json. Leave the files of a registration "
             "as they are, or register again"
         )
-    return _tensor(sitk.DICOMOrient(record.group.to_sitk(data.astype(np.float32)), "LPS"))
+    whole = record.group.to_sitk(data.astype(np.float32))
+    grid = _display_grid(record.group)
+    if np.prod(grid.shape) == data.size:
+        return _tensor(sitk.DICOMOrient(whole, "LPS"))
+    how = sitk.sitkNearestNeighbor if file.startswith("labels/") else sitk.sitkLinear
+    return _tensor(sitk.Resample(whole, grid.blank(), sitk.Transform(3, sitk.sitkIdentity), how, float(data.min())))
+
+
+def _display_grid(group: Grid) -> Grid:
+    """The group grid, its axes turned to left, posterior and superior; coarser where pictures cannot show it all."""
+    turned = Grid.of(sitk.DICOMOrient(group.blank(), "LPS"))
+    extent = np.multiply(turned.shape, turned.spacing)
+    finest = max(float(extent.max()) / MAX_ACROSS, float(turned.spacing.min()))
+    step = np.maximum(finest / turned.spacing, 1.0)
+    shape = np.maximum(np.floor(np.array(turned.shape) / step + 1e-6), 1).astype(int)
+    if (shape == turned.shape).all():
+        return turned
+    first = (np.array(turned.shape) - 1) / 2 - step * (shape - 1) / 2
+    x, y, z = shape.tolist()
+    return turned.part(first, step, (x, y, z))
 
 
 def _tensor(image: sitk.Image) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.report import pictures as report_pictures
 from bingo_pl.report.data import Pictured, Row, Story, read_story
 from bingo_pl.report.pictures import Drawing, Scales
@@ -63,8 +63,9 @@ def write_report(folder: Path) -> Path:
     Raises:
         BingoError: it is no finished registration, a file of it is damaged, or an original is gone or has changed.
     """
-    story = read_story(folder)
     path = folder / FILE
+    check_place(path)
+    story = read_story(folder)
     with replacing(path) as temporary:
         temporary.write_text(_page(story), encoding="utf-8")
     return path

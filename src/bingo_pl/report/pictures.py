@@ -72,9 +72,10 @@ class Scales:
         sights = [sight for row in story.rows if row.pictured for sight in row.pictured.sights]
         logs = torch.cat([sight.log_jacobian.abs().flatten() for sight in sights])
         errors = [sight.uncertainty.flatten() for sight in sights if sight.uncertainty is not None]
+        known = [values[values.isfinite()] for values in errors]
         return cls(
             max(float(np.nanpercentile(logs.numpy(), 99)), LEAST_VOLUME_CHANGE),
-            float(np.nanpercentile(torch.cat(errors).numpy(), 99)) if errors else 0.0,
+            float(np.percentile(torch.cat(known).numpy(), 99)) if sum(map(len, known)) else 0.0,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -26,6 +27,8 @@ def suspicions(row: Row) -> list[str]:
     if row.entry.folding_percent > FOLDING_LIMIT:
         share = number(row.entry.folding_percent)
         found.append(f"its deformation folds in {share} % of the voxels: do not trust it there")
+    if row.uncertainty_mm is not None and math.isnan(row.uncertainty_mm):
+        found.append("how far it may be off is unknown: it is unlike what the model was trained on")
     if row.overlap is not None and row.overlap[1] < row.overlap[0]:
         found.append(f"its labels overlap less with the others' than before ({_change(row.overlap)})")
     return found
@@ -64,7 +67,9 @@ def figures(story: Story) -> str:
         "do not fit the group": str(misfits) if any(e.belongs is not None for e in entries) else "not measured",
         "mean expert disagreement": number(float(np.mean(disagreements))) if disagreements else "not measured",
         "most folding": f"{number(max(entry.folding_percent for entry in entries))} %",
-        "median uncertainty": f"{number(float(np.median(uncertainties)))} mm" if uncertainties else "not measured",
+        "median uncertainty": _millimetres(float(np.median(np.nan_to_num(uncertainties, nan=np.inf))))
+        if uncertainties
+        else "not measured",
         "overlap of labels (Dice)": _change(np.mean(overlaps, axis=0).tolist()) if overlaps else "not measured",
     }
     boxes = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
@@ -90,7 +95,8 @@ def table(story: Story) -> str:
     caption = (
         "Sorted by what does not fit, then wrong names, disagreement, folding. Expert disagreement: how far an image "
         "stands from what the group has in common; more is worse. Folding: voxels where the deformation turns inside "
-        "out. Uncertainty: median over the foreground. A dash: not measured."
+        "out. Uncertainty: median over the foreground; unknown where it exceeds all that the model was trained on. A "
+        "dash: not measured."
     )
     if story.compared_labels > 1:
         others = story.compared_labels - 1
@@ -124,7 +130,7 @@ def _table_row(row: Row, largest: float) -> str:
     cells = [
         disagreement,
         f'<span class="flag">{folding}</span>' if entry.folding_percent > FOLDING_LIMIT else folding,
-        "&ndash;" if row.uncertainty_mm is None else f"{row.uncertainty_mm:.2f}",
+        "&ndash;" if row.uncertainty_mm is None else _millimetres(row.uncertainty_mm, ".2f", unit=""),
         "&ndash;" if row.overlap is None else _change(row.overlap),
     ]
     kind = ' class="suspect"' if suspicions(row) else ""
@@ -149,6 +155,11 @@ def _link(row: Row) -> str:
 def number(value: float) -> str:
     """Two or three digits."""
     return f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
+
+
+def _millimetres(value: float, form: str = "", unit: str = " mm") -> str:
+    """A length; unknown where it is not finite."""
+    return "unknown" if not math.isfinite(value) else f"{format(value, form) if form else number(value)}{unit}"
 
 
 def _change(pair: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bingo_pl.errors import BingoError
+from bingo_pl.memory import UNITS, show_bytes
 from bingo_pl.methods.bingo import Bingo
 
 FLOAT = 4
@@ -20,7 +21,6 @@ a velocity reads them, and where none does, so that only the way down makes them
 leaves unused between them, a third to a half."""
 CHANNEL_BLOCK = 16
 """Channels that a convolution computes at a time; fewer take the memory of so many."""
-UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,6 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise BingoError(f"'{text}' is no size of memory. Give a number and a unit, e.g. 500MB or 4GB")
     return size
-
-
-def show_bytes(size: float) -> str:
-    """For a person, e.g. ``1.5 GB``."""
-    unit = max((name for name, factor in UNITS.items() if factor <= max(size, 1)), key=lambda name: UNITS[name])
-    return f"{size / UNITS[unit]:.3g} {unit}B"
 
 
 def level_shape(shape: Sequence[int], scale: int) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.table import Table
 
+from bingo_pl.memory import show_bytes
 from bingo_pl.methods.bingo import Bingo
-from bingo_pl.streaming.budget import Budget, feature_bytes, show_bytes, sum_bytes, velocity_bytes, working_bytes
+from bingo_pl.streaming.budget import Budget, feature_bytes, sum_bytes, velocity_bytes, working_bytes
 from bingo_pl.streaming.stream import GroupSource, StreamedImage, StreamedRegistration, register_stream
 
 PROBED_CHUNKS = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bingo_pl.atomic import replacing
 from bingo_pl.files.affine import Stage, affine_stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, check_dimensions, grid_around, read_scan
+from bingo_pl.streaming import sealed
 from bingo_pl.streaming.stream import StreamedImage
 from bingo_pl.training.model import Model
 from data_modules.preprocess import Member
@@ -69,13 +68,12 @@ def place(
     for position in range(len(members)) if positions is None else positions:
         path = folder / f"{position}.json"
         key = [mode, identity(members[0]), identity(members[position])]
-        kept = json.loads(path.read_text()) if path.exists() else {"key": None}
+        kept = sealed.read_json(path) if path.exists() else {"key": None}
         if kept["key"] != key:
             scan = _read(members[position], model.dims) if position else first
             found = Placement(affine_stage(first, scan, mode), scan.foreground_box())
             kept = {"key": key, **found.to_tree()}
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(kept))
+            sealed.write_json(path, kept)
         placements.append(Placement.from_tree(kept))
     stages = [placement.stage.affine for placement in placements]
     boxes = [placement.box for placement in placements]

@@ -13,18 +13,21 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from bingo_pl.atomic import remove_leftovers, replacing
+from bingo_pl.atomic import check_place, remove_leftovers, replacing
 from bingo_pl.config import Config
+from bingo_pl.csv_files import read_table
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
 from bingo_pl.files.record import sha256_of
+from bingo_pl.locking import held
+from bingo_pl.memory import show_bytes
 from bingo_pl.methods.bingo import Bingo
-from bingo_pl.streaming.budget import show_bytes
 from bingo_pl.streaming.estimate import timed_stream
 from bingo_pl.streaming.merged import MergedGroups, draw_units
 from bingo_pl.streaming.stream import GroupSource, StreamedRegistration
@@ -78,6 +81,7 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
         BingoError: the method is not BInGo, it does not know a modality, test groups of different sizes, or a folder
             with results of another model or other settings.
     """
+    check_place(folder / CSV)
     model = Model.load(checkpoint, len(config.data.roi), [f"trainer.accelerator={config.trainer.accelerator}"])
     bingo, modalities = model.bingo, [model.index(name) for name in config.data.modalities]
     data = experiment.build_data(config, console)
@@ -91,22 +95,23 @@ def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder
     counts = [count for count in MERGED if count < len(units)] + [len(units)]
     # Loads and tunes the device's kernels, and shows whether the memory suffices.
     _score(bingo, MergedGroups(data, units[:1], modalities), config, 0, memory_bytes)
-    claim(folder, _plan(checkpoint, memory_bytes, model, largest))
-    remove_leftovers(folder)  # only now is it known to be ours
-    scores = _read_csv(folder / CSV)
-    done = {(score.images, score.group) for score in scores}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for count in progress.track(counts, description="registering"):
-            for number in range(len(units) // count):
-                merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
-                if (len(merged), number) not in done:
-                    scores.append(_score(bingo, merged, config, number, memory_bytes))
-                    _write_csv(scores, folder / CSV)
-    table = pd.DataFrame([asdict(score) for score in scores])
-    draw(table, folder / PLOT)
-    console.print(summary(table))
-    console.print(f"written: {folder / CSV} and {folder / PLOT}")
-    return folder
+    with held(folder):
+        claim(folder, _plan(checkpoint, memory_bytes, model, largest))
+        remove_leftovers(folder)  # only now is it known to be ours
+        scores = _read_csv(folder / CSV)
+        done = {(score.images, score.group) for score in scores}
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            for count in progress.track(counts, description="registering"):
+                for number in range(len(units) // count):
+                    merged = MergedGroups(data, units[number * count : (number + 1) * count], modalities)
+                    if (len(merged), number) not in done:
+                        scores.append(_score(bingo, merged, config, number, memory_bytes))
+                        _write_csv(scores, folder / CSV)
+        table = pd.DataFrame([asdict(score) for score in scores])
+        draw(table, folder / PLOT)
+        console.print(summary(table))
+        console.print(f"written: {escape(str(folder / CSV))} and {escape(str(folder / PLOT))}", soft_wrap=True)
+        return folder
 
 
 def _plan(checkpoint: Path, memory_bytes: int, model: Model, largest: MergedGroups) -> Plan:
@@ -193,7 +198,13 @@ def watched_stream(
 
 
 def _read_csv(path: Path) -> list[SizeScores]:
-    return [SizeScores(**row) for row in pd.read_csv(path).to_dict(orient="records")] if path.exists() else []
+    """The groups that are done; raises `BingoError` where the file is not what `_write_csv` wrote."""
+    if not path.exists():
+        return []
+    columns = [field.name for field in fields(SizeScores)]
+    remedy = f"It cannot be resumed: put it back, or delete the folder {path.parent} to begin again"
+    table = read_table(path, columns, remedy)
+    return [SizeScores(**row) for row in table[columns].to_dict(orient="records")]
 
 
 def _write_csv(scores: list[SizeScores], path: Path) -> None:

@@ -189,11 +189,11 @@ class _Sweeps:
     @torch.no_grad()
     def run(self) -> None:
         finished = self.shard.least(len(self.workspace.results))
-        del self.workspace.results[finished:]  # a process may have been killed before the others; they wait for it
+        self.workspace.forget(finished)  # a process may have been killed before the others; they wait for it
         for sweep in range(finished, 2 * len(self.bingo.velocity_scales)):
             level, predicting = divmod(sweep, 2)
             work = self._predict if predicting else self._accumulate
-            done, sums = self.workspace.begun(sweep)
+            done, sums = self.workspace.begin(sweep)
             for images in chunks(len(self.members), self.budget.chunk):
                 if images.stop > done:
                     sums = sums + work(level, images).cpu().double()  # a float32 sum of 100,000 images loses digits

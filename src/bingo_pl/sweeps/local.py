@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import queue
+import signal
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import yaml
@@ -16,8 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
+from bingo_pl.csv_files import read_table
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.locking import held, holder_of
 from bingo_pl.sweeps.trials import OF_TRIALS, Settings, Sweep, as_arguments, environment, shares_of_gpus
 from bingo_pl.training.continuation import DONE
 
@@ -26,6 +31,8 @@ RESULTS = "sweep.csv"
 TRIALS = "trials"
 SHOWN = ("test/dice_after", "test/gwi_after", "test/folding_percent")
 """Results beside the metric."""
+POLL_SECONDS = 0.5
+"""Between looks at a run that another process is at."""
 LOG_LINES = 5
 """Of a failed trial that are shown."""
 
@@ -42,6 +49,46 @@ class Trial:
     @property
     def done(self) -> bool:
         return (self.run / DONE).exists()
+
+
+class Children:
+    """The processes of trials. They end with the sweep, each with a checkpoint, unless that is killed by SIGKILL."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.lock = threading.Lock()
+        self.ending = threading.Event()
+
+    def wait_for(self, run: Path) -> None:
+        """Return when nobody is at a run: one that outlived its killed sweep may be."""
+        if holder := holder_of(run):
+            self.console.print(
+                f"{escape(run.name)}: waiting for {escape(holder)}, which is at it already", soft_wrap=True
+            )
+        while holder_of(run) and not self.ending.wait(POLL_SECONDS):
+            pass
+
+    def run(self, command: list[str], variables: dict[str, str], log: IO[str]) -> int:
+        """The exit status of a command, which is not begun where the sweep is ending."""
+        with self.lock:
+            if self.ending.is_set():
+                return -signal.SIGTERM
+            process = subprocess.Popen(
+                command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+            self.processes.add(process)
+        try:
+            return process.wait()
+        finally:
+            self.processes.discard(process)
+
+    def terminate(self) -> None:
+        """Ask all of them to end, and begin no more."""
+        with self.lock:
+            self.ending.set()
+            for process in [*self.processes]:
+                process.terminate()
 
 
 def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: int, console: Console) -> Path:
@@ -64,6 +111,7 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
         BingoError: a sweep that needs W&B, results of another sweep in the folder, or, once all else is done, trials
             that failed.
     """
+    check_place(folder / RESULTS)
     if "early_terminate" in sweep.tree:
         raise BingoError("early_terminate needs W&B's server. Take it out of the sweep file, or leave --local out")
     trials = [
@@ -71,12 +119,17 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
         for index, settings in enumerate(sweep.trials(seed, count), start=1)
         for name in [f"trial-{index:03}"]
     ]
+    with held(folder):
+        return _run_trials(sweep, trials, folder, seed, agents, console)
+
+
+def _run_trials(sweep: Sweep, trials: list[Trial], folder: Path, seed: int, agents: int, console: Console) -> Path:
     _refuse_others(sweep, seed, folder)
     waiting = [trial for trial in trials if not trial.done]
-    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {folder}")
+    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done. Results: {escape(str(folder))}")
     failed = _run_all(sweep, trials, waiting, folder, agents, console)
     console.print(_as_table(sweep, write_results(sweep, trials, folder)))
-    console.print(f"written: {folder / RESULTS}")
+    console.print(f"written: {escape(str(folder / RESULTS))}")
     if failed:
         raise BingoError(
             f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}. {folder / 'logs'} says why; "
@@ -95,13 +148,16 @@ def _run_all(
 
     def run(trial: Trial) -> int:
         gpus = free.get()
-        console.print(f"{trial.name}: {' '.join(as_arguments(trial.settings))}", soft_wrap=True, highlight=False)
+        console.print(
+            escape(f"{trial.name}: {' '.join(as_arguments(trial.settings))}"), soft_wrap=True, highlight=False
+        )
         try:
-            return _run(sweep, trial, gpus)
+            return _run(sweep, trial, gpus, children)
         finally:
             free.put(gpus)
 
     failed = []
+    children = Children(console)
     with ThreadPoolExecutor(agents) as pool:
         try:
             futures = {pool.submit(run, trial): trial for trial in waiting}
@@ -109,23 +165,23 @@ def _run_all(
                 trial, status = futures[future], future.result()
                 if status or not trial.done:
                     failed.append(trial.name)
-                    console.print(f"[yellow]{trial.name} ended with status {status}:[/]")
+                    console.print(f"[yellow]{escape(trial.name)} ended with status {status}:[/]")
                     console.print(_end(trial.log), markup=False, highlight=False, soft_wrap=True)
                 write_results(sweep, trials, folder)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.terminate()
             raise
     return sorted(failed)
 
 
-def _run(sweep: Sweep, trial: Trial, gpus: list[str]) -> int:
+def _run(sweep: Sweep, trial: Trial, gpus: list[str], children: Children) -> int:
     arguments = [*as_arguments(trial.settings), "log.wandb=disabled", f"name={trial.name}", f"runs={trial.run.parent}"]
     trial.log.parent.mkdir(parents=True, exist_ok=True)
     command = sweep.command(["--continue", *arguments])
+    children.wait_for(trial.run)
     with trial.log.open("a") as log:
-        return subprocess.run(
-            command, env=environment(gpus), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        ).returncode
+        return children.run(command, environment(gpus), log)
 
 
 def write_results(sweep: Sweep, trials: list[Trial], folder: Path) -> pd.DataFrame:
@@ -163,7 +219,8 @@ def read_metric(run: Path, name: str) -> float:
         BingoError: the run has no such result.
     """
     stage, _, column = name.partition("/")
-    table = pd.read_csv(run / ("test.csv" if stage == "test" else "metrics.csv"))
+    path = run / ("test.csv" if stage == "test" else "metrics.csv")
+    table = read_table(path, [], f"Restore it, or remove {run} to run this trial again")
     column = column if stage == "test" else name
     if column not in table:
         prefix = "test/" if stage == "test" else ""
@@ -179,7 +236,7 @@ def _refuse_others(sweep: Sweep, seed: int, folder: Path) -> None:
     own = yaml.safe_dump({**{key: sweep.tree[key] for key in OF_TRIALS}, "seed": seed})
     path = folder / IDENTITY
     if path.is_file():
-        lines = difflib.unified_diff(path.read_text().splitlines(), own.splitlines(), lineterm="", n=0)
+        lines = difflib.unified_diff(path.read_text(errors="replace").splitlines(), own.splitlines(), lineterm="", n=0)
         changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
         if changed:
             raise BingoError(
@@ -192,14 +249,14 @@ def _refuse_others(sweep: Sweep, seed: int, folder: Path) -> None:
 
 
 def _end(log: Path) -> str:
-    return "\n".join(log.read_text().splitlines()[-LOG_LINES:])
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
 
 def _as_table(sweep: Sweep, results: pd.DataFrame) -> Table:
     """A row a trial, its settings below one another: side by side they do not fit a terminal."""
     numbers = [name for name in results.columns if name == sweep.metric or name in SHOWN]
     settings = [name for name in results.columns if name not in ("trial", "state", *numbers)]
-    table = Table("trial", title=f"{sweep.name}: {sweep.metric}, best first", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table("trial", title=escape(f"{sweep.name}: {sweep.metric}, best first"), box=SIMPLE, padding=(0, 1, 0, 0))
     for name in numbers:
         table.add_column(name.replace("/", "/\n").replace("_", "_\n"), justify="right", no_wrap=True)
     table.add_column("settings", overflow="fold")

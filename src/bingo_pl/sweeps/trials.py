@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 import wandb
-import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from bingo_pl import seeding
+from bingo_pl.config import read_yaml
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.names import check_file_name
 from bingo_pl.sweeps.space import Parameter, Value, parse
 
 ARGUMENTS = "${args_no_hyphens}"
@@ -118,15 +120,11 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         BingoError: no such file, or it is not a sweep that `bingo train` can serve.
     """
-    path: Any = Path(file) if file.endswith((".yaml", ".yml")) else _folder() / f"{file}.yaml"
-    if not path.is_file():
+    of_user = file.lower().endswith((".yaml", ".yml"))
+    path: Any = Path(file) if of_user else _folder() / f"{file}.yaml"
+    if not path.is_file() or not (of_user or file in sweeps()):
         raise unknown_name("sweep", file, sweeps())
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise BingoError(f"{file} is not plain YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise BingoError(f"{file} is not a sweep: wanted program, command, method, metric and parameters")
+    tree = read_yaml(path)
     for key in tree:
         if key not in KEYS:
             raise unknown_name("key of a sweep", str(key), KEYS)
@@ -134,6 +132,11 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
         if not tree.get(key):
             raise BingoError(f"{file}: {key} is missing. See docs/sweeps.md for a sweep file")
     _check_metric(file, tree["metric"])
+    for key, kind, wanted in (("parameters", dict, "settings, each with its values"), ("command", list, "words")):
+        if not isinstance(tree[key], kind):
+            raise BingoError(f"{file}: {key} must hold {wanted}, got {tree[key]!r}")
+    if not isinstance(tree.get("name", ""), str):
+        raise BingoError(f"{file}: name must be text, got {tree['name']!r}. Put it in quotes")
     if ARGUMENTS not in tree["command"]:
         raise BingoError(f"{file}: command must hold {ARGUMENTS}, which becomes the trial's key=value settings")
     if not isinstance(tree.get("run_cap", 1), int) or tree.get("run_cap", 1) < 1:
@@ -142,7 +145,9 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     _check_settings([parameter.name for parameter in parameters], overrides)
     place = tree["command"].index(ARGUMENTS)
     command = [*tree["command"][:place], *overrides, *tree["command"][place:]]
-    return Sweep(tree.get("name", Path(file).stem), {**tree, "command": command}, parameters)
+    name = str(tree.get("name", Path(file).stem))
+    check_file_name(name, "sweep")
+    return Sweep(name, {**tree, "command": command}, parameters)
 
 
 def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console) -> None:
@@ -161,11 +166,17 @@ def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console)
         raise BingoError("not logged in to W&B. Run `wandb login`, or add --local for a sweep without it")
     project = sweep.tree.get("project", PROJECT)
     identifier = wandb.sweep(sweep.tree, entity=sweep.tree.get("entity"), project=project)
-    console.print(f"more agents, on any machine: wandb agent --project {project} {identifier}", soft_wrap=True)
+    agent = escape(f"wandb agent --project {project} {identifier}")
+    console.print("more agents, on any machine: " + agent, soft_wrap=True)
     command = [sys.executable, "-m", "wandb", "agent", "--project", project]
     command += [*(["--count", str(count)] if count is not None else []), identifier]
     processes = [subprocess.Popen(command, env=environment(gpus)) for gpus in shares_of_gpus(agents)]
-    failed = sum(process.wait() != 0 for process in processes)
+    try:
+        failed = sum(process.wait() != 0 for process in processes)
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
     if failed:
         raise BingoError(f"{failed} of {agents} agents ended with an error, see above")
 

@@ -18,7 +18,9 @@ from bingo_pl.config import Config
 from bingo_pl.figures.group import draw_group
 from bingo_pl.training.history import History
 from bingo_pl.training.provenance import PROVENANCE
+from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import RegistrationTask
+from bingo_pl.training.weights import check_before_saving
 from data_modules.sampling import ResumableLoader
 
 POSITION = "bingo_pl_position"
@@ -71,6 +73,8 @@ class TrainingProgress(Callback):
 class Provenance(Callback):
     """Writes what a resume must find unchanged into every checkpoint, as plain values, and the metrics to disk.
 
+    A checkpoint of weights that are not finite is not written, so that the one before it stays.
+
     Args:
         config: the run's settings.
         data: fingerprint of the data.
@@ -83,6 +87,7 @@ class Provenance(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        check_before_saving(checkpoint)
         checkpoint[PROVENANCE] = {**self.provenance, "processes": trainer.world_size}
         for logger in trainer.loggers:
             if isinstance(logger, History):
@@ -101,9 +106,11 @@ class AmidEpochs(Callback):
     Args:
         run: the run's folder.
         minutes: at least so many between two checkpoints.
+        request: to stop. It is fulfilled behind the next step, once that is saved.
     """
 
-    def __init__(self, run: Path, minutes: float) -> None:
+    def __init__(self, run: Path, minutes: float, request: StopRequest) -> None:
+        self.request = request
         self.path = run / "checkpoints" / "last.ckpt"
         self.seconds = 60 * minutes
         self.saved = time.monotonic()
@@ -122,6 +129,7 @@ class AmidEpochs(Callback):
         self.position = checkpoint.get(POSITION)  # versions that wrote none did so at the end of epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.request.listen()
         self.saved = time.monotonic()
         self.step = trainer.global_step
         if self.position and self.position["given"] < self.position["of"]:
@@ -129,6 +137,10 @@ class AmidEpochs(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved = time.monotonic()  # the epoch before has left its checkpoint
+        self._stop(trainer, trainer.strategy.broadcast(self.request.number))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop(trainer, trainer.strategy.broadcast(self.request.number))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -138,10 +150,21 @@ class AmidEpochs(Callback):
         if not stepped or batch_idx + 1 == trainer.num_training_batches:
             return
         # The processes' clocks differ, and all of them have to take part.
-        if trainer.strategy.broadcast(time.monotonic() - self.saved >= self.seconds):
+        due = time.monotonic() - self.saved >= self.seconds
+        due, number = trainer.strategy.broadcast((due, self.request.number))
+        if due or number:
             self._log_step(trainer)
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
+        self._stop(trainer, number)
+
+    def _stop(self, trainer: pl.Trainer, number: int) -> None:
+        """End the training where a signal asks for it; the newest checkpoint is of just now."""
+        if number:
+            saved = self.path if trainer.global_step else None
+            if trainer.is_global_zero and saved:
+                self.request.requeue(number)
+            raise self.request.stop(number, saved, told=not trainer.is_global_zero)
 
     @staticmethod
     def _log_step(trainer: pl.Trainer) -> None:

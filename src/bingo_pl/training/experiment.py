@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,20 +17,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
+from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
+from bingo_pl.locking import InUseError, held
+from bingo_pl.names import check_file_name
+from bingo_pl.signals import Stopped
 from bingo_pl.training import methods
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
+from bingo_pl.training.divergence import explained
 from bingo_pl.training.history import History
-from bingo_pl.training.lightning import WANDB_MODES, keep_checkpoint, make_trainer, wandb_loggers
-from bingo_pl.training.processes import agreed, check_processes, leave
-from bingo_pl.training.provenance import read_config, read_provenance, read_weights
+from bingo_pl.training.lightning import check_device, keep_checkpoint, make_trainer, wandb_loggers
+from bingo_pl.training.processes import agreed, check_processes, held_by_first, leave
+from bingo_pl.training.provenance import PROVENANCE, read_config, read_weights, read_whole
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.start import start_from
+from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import Optimisation, RegistrationTask
+from bingo_pl.training.weights import check_resumable, fill
 from data_modules import DATA_MODULES
 from data_modules.base import GroupDataModule
 from data_modules.phantoms.cohorts import ensure_cohort
@@ -48,8 +56,13 @@ RUN_FOLDER, COHORT, DATA = "BINGO_RUN_FOLDER", "BINGO_COHORT", "BINGO_DATA"
 prepared."""
 
 
-def train(config: Config, console: Console) -> Path:
+def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     """Train, test the best checkpoint, write tables and figures. A method with nothing to train is only tested.
+
+    Args:
+        config: the settings.
+        console: where progress is shown.
+        folder: of the run; None for a new one, ``config.runs/config.name``, numbered if taken.
 
     Returns:
         The run's folder.
@@ -57,10 +70,11 @@ def train(config: Config, console: Console) -> Path:
     Raises:
         BingoError: bad settings or data; the run's folder has not been made then.
     """
-    if config.log.wandb not in WANDB_MODES:
-        raise unknown_name("log.wandb", config.log.wandb, WANDB_MODES)
+    check_file_name(config.name, "run")
+    check_place(Path(config.runs) / config.name)
+    check_device(config)
     if config.data.root:  # a resume may come from another folder
-        root = str(Path(config.data.root).expanduser().resolve())
+        root = os.path.realpath(os.path.expanduser(config.data.root))  # pathlib's raise for ~nobody and links in a ring
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     task = build_task(config)
     if config.trainer.start:
@@ -80,13 +94,16 @@ def train(config: Config, console: Console) -> Path:
             "teaches. Set weights.truth, or data.copies=1"
         )
     data.setup("fit" if learns else "test")
-    run = new_folder(Path(config.runs), config.name)
-    if not learns:
-        console.print(f"method {config.method} has nothing to train; testing it. Results: {run}")
+    with _claimed(Path(config.runs), config.name, folder) as run:
+        if learns:
+            return _fit(config, data, task, run, console, checkpoint=None, repeatable=folder is not None)
+        console.print(
+            f"method {escape(config.method)} has nothing to train; testing it. Results: {escape(str(run))}",
+            soft_wrap=True,
+        )
         _write_config(config, run)
         _test(config, data, task, run, console, wandb_loggers(config, run))
         return run
-    return _fit(config, data, task, run, console, checkpoint=None)
 
 
 def resume(
@@ -102,28 +119,31 @@ def resume(
         BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
             data or the number of processes have changed and that was not allowed.
     """
-    provenance = read_provenance(checkpoint)
+    content = read_whole(checkpoint)
+    provenance = content[PROVENANCE]
     old = settings.from_tree(provenance["config"])
     config = settings.override(old, overrides)
     _refuse_changes(old, config, (*FIXED_BY_NETWORK, *FIXED_BY_RUN))
+    check_resumable(build_task(config), content, checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
         raise BingoError(
             f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
             "bingo evaluate, which takes a checkpoint from any place"
         )
     run = checkpoint.resolve().parent.parent
-    refuse_edited(run, old, config)
-    if not allow_changed_processes:
+    with held_by_first(run):
+        refuse_edited(run, old, config)
         processes = make_trainer(config, [], [], run).world_size
-        # Checkpoints of earlier versions say neither their processes nor their cases.
-        refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
-    for line in settings.differences(old, config):
-        console.print(f"[yellow]changed on resume[/] {escape(line)}")
-    check_processes(config.trainer.devices)
-    data = build_data(config, console)
-    if not allow_changed_data:
-        refuse_other_data(checkpoint, provenance, data)
-    return _fit(config, data, build_task(config), run, console, checkpoint)
+        if not allow_changed_processes:
+            # Checkpoints of earlier versions say neither their processes nor their cases.
+            refuse_other_processes(checkpoint, provenance.get("processes", old.trainer.devices), processes)
+        for line in settings.differences(old, config):
+            console.print(f"[yellow]changed on resume[/] {escape(line)}")
+        check_processes(config.trainer.devices)
+        data = build_data(config, console)
+        if not allow_changed_data:
+            refuse_other_data(checkpoint, provenance, data)
+        return _fit(config, data, build_task(config), run, console, checkpoint, repeatable=True)
 
 
 def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Path:
@@ -138,7 +158,10 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
     old = read_config(checkpoint)
     config = settings.override(old, overrides)
     _refuse_changes(old, config, FIXED_BY_NETWORK)
+    check_file_name(old.name, "run")
+    check_place(Path(config.runs) / old.name)
     check_processes(devices=1)
+    check_device(config)
     data = build_data(config, console)
     task = trained_task(config, checkpoint)
     folder = new_folder(Path(config.runs), f"{old.name}-evaluation")
@@ -225,11 +248,37 @@ def new_folder(parent: Path, name: str) -> Path:
     Raises:
         BingoError: the name is no plain folder name, or the folder cannot be made.
     """
-    check_name(name)
     return Path(agreed(RUN_FOLDER, lambda: str(_new_folder(parent, name))))
 
 
+@contextmanager
+def _claimed(parent: Path, name: str, folder: Path | None) -> Iterator[Path]:
+    """The folder of a run that begins, held by the first process: a new one or ``folder``; removed if left empty."""
+    with ExitStack() as lock:
+        run = Path(agreed(RUN_FOLDER, lambda: str(_claim(parent, name, folder, lock))))
+        try:
+            yield run
+        except BaseException:
+            with suppress(OSError):  # it is not empty
+                run.rmdir()
+            raise
+
+
+def _claim(parent: Path, name: str, folder: Path | None, lock: ExitStack) -> Path:
+    if folder is not None:
+        lock.enter_context(held(folder))
+        folder.mkdir(exist_ok=True)
+        return folder
+    while True:
+        run = _new_folder(parent, name)
+        with suppress(InUseError):
+            lock.enter_context(held(run))
+            if not any(run.iterdir()):  # else a run of this name began elsewhere just now
+                return run
+
+
 def _new_folder(parent: Path, name: str) -> Path:
+    check_file_name(name, "run")
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
@@ -244,12 +293,6 @@ def _new_folder(parent: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def check_name(name: str, what: str = "run") -> None:
-    """Raises `BingoError` where the name of a run, or of ``what`` else, is no plain folder name."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise BingoError(f"'{name}' cannot name a {what}; use letters, digits, '-' and '_'")
-
-
 def _fit(
     config: Config,
     data: GroupDataModule,
@@ -257,35 +300,45 @@ def _fit(
     run: Path,
     console: Console,
     checkpoint: Path | None,
+    repeatable: bool,
 ) -> Path:
     config = dataclasses.replace(config, name=run.name, runs=str(run.parent))
-    _write_config(config, run)
     history = History(run / "metrics.csv")
     if checkpoint:
-        history.resume(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        history.resume(read_whole(checkpoint)["global_step"])
+    _write_config(config, run)
     loggers = [history, *wandb_loggers(config, run)]
     # Not save_last=True, which leaves "last" behind whenever an epoch is not the best.
     checkpoints = [
         keep_checkpoint(run, "best", "val/gwi" if data.of_one_anatomy else "val/dice", config.trainer.validate_every),
         keep_checkpoint(run, "last", None, 1),
     ]
+    request = StopRequest(repeatable)
     callbacks = [
         *checkpoints,
         Provenance(config, data.fingerprint(), case_keys(data)),
-        AmidEpochs(run, config.trainer.checkpoint_minutes),
+        AmidEpochs(run, config.trainer.checkpoint_minutes, request),
         TrainingProgress(console),
     ]
     trainer = make_trainer(config, loggers, callbacks, run)
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
-        console.print(f"{parameters:.3f} M parameters, training on {trainer.strategy.root_device}. Results: {run}")
-        console.print(f"If interrupted, go on with: bingo resume {run / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
-    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
+        console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
+        console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
+    try:
+        with explained(trainer, config.trainer, run):
+            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except Exception as error:
+        if request.number:  # it came to a loader's process too, which died of it
+            raise Stopped(request.number, f"The newest checkpoint, if any, is in {run / 'checkpoints'}") from error
+        raise
     leave()
     if not trainer.is_global_zero:
         return run  # the first process tests alone
     load_weights(task, run / "checkpoints" / "best.ckpt", config)
-    draw_curves(history.path, run / "figures" / "curves.png")
+    if history.path.is_file():  # deleted, it is not written again where there is nothing left to train
+        draw_curves(history.path, run / "figures" / "curves.png")
     _test(config, data, task, run, console, loggers)  # last: a run with its test.csv is done
     return run
 
@@ -297,11 +350,11 @@ def load_weights(task: RegistrationTask, checkpoint: Path, config: Config) -> Co
         The settings that it was trained with.
 
     Raises:
-        BingoError: not a checkpoint of this project, or of another network than that of ``config``.
+        BingoError: not a checkpoint of this project, or damaged, or of another network than that of ``config``.
     """
     trained_with, weights = read_weights(checkpoint)
     _refuse_changes(trained_with, config, FIXED_BY_NETWORK)
-    task.load_state_dict(weights)
+    fill(task, weights, checkpoint)
     return trained_with
 
 
@@ -319,7 +372,8 @@ def _test(
     make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)
     write_test_csv(task.test_scores, folder / "test.csv")
     console.print(summary(task.test_scores))
-    console.print(f"written: {folder / 'test.csv'} and {len(figures.paths)} figures in {folder / 'figures'}")
+    shown = escape(str(folder))
+    console.print(f"written: {shown}/test.csv and {len(figures.paths)} figures in {shown}/figures", soft_wrap=True)
     means = {
         f"test/{name}": torch.tensor([getattr(scores, name) for scores in task.test_scores]).nanmean().item()
         for name in ("dice_before", "dice_after", "gwi_before", "gwi_after", "folding_percent", "seconds")

@@ -11,6 +11,8 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bingo_pl.atomic import replacing
+from bingo_pl.csv_files import read_table
+from bingo_pl.errors import BingoError
 
 SECONDS = 10.0
 """Between writes of the file."""
@@ -66,8 +68,16 @@ class History(Logger):
                 table.to_csv(temporary)
 
     def resume(self, step: int) -> None:
-        """Take up the rows before ``step`` that an interrupted run left; later ones will be computed again."""
+        """Take up the rows before ``step`` that an interrupted run left; later ones will be computed again.
+
+        Raises:
+            BingoError: the file is empty or damaged.
+        """
         if self.path.is_file():
-            table = pd.read_csv(self.path, index_col="step")
+            remedy = "Restore it, or delete it to resume without its rows"
+            table = read_table(self.path, ["step"], remedy)
+            if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes):
+                raise BingoError(f"{self.path} is damaged: it holds more than numbers. {remedy}")
+            table = table.dropna(subset="step").set_index("step")
             rows = table[table.index < step].to_dict(orient="index")
             self.rows = {int(k): {name: x for name, x in row.items() if x == x} for k, row in rows.items()}

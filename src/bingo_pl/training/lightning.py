@@ -12,31 +12,33 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import wandb
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from bingo_pl import config as settings
+from bingo_pl import sealed
 from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError, unknown_name
-
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""Half-precision parameters would move voxels."""
-WANDB_MODES = ("auto", "online", "offline", "disabled")
+from bingo_pl.errors import BingoError
+from bingo_pl.training.provenance import read_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints beside their place and renames them.
+    """Writes checkpoints beside their place, with a digest, and renames them; checks the digest of those it loads.
 
     Lightning's own writes them to the system's temporary folder and moves them. Where that is another file system the
     move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would go on from.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with replacing(Path(path)) as temporary, temporary.open("w+b") as file:
+            sealed.write(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        return read_whole(Path(path))
 
 
 class MovableCheckpoint(ModelCheckpoint):
@@ -55,7 +57,7 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
     """Lightning's trainer, without a progress bar of its own.
 
     Raises:
-        BingoError: a setting under ``trainer`` is unknown or contradicts another.
+        BingoError: this machine does not have the device.
     """
     # Our own lines say what these would: how many parameters, which device, how far.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -63,41 +65,40 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
     trainer = config.trainer
-    if trainer.precision not in PRECISIONS:
-        raise unknown_name("trainer.precision", trainer.precision, PRECISIONS)
-    if trainer.epochs < trainer.validate_every:
-        raise BingoError(
-            f"trainer.epochs={trainer.epochs} ends before the first validation, after {trainer.validate_every} epochs "
-            "(trainer.validate_every). Train longer or validate earlier"
-        )
-    if trainer.accumulate_grad_batches < 1 or trainer.checkpoint_minutes < 0:
-        raise BingoError(
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} and "
-            f"trainer.checkpoint_minutes={trainer.checkpoint_minutes:g}: wanted at least 1, and no negative time"
-        )
     # PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements then depend on
     # how many images are registered at a time, by up to a third of a voxel.
     torch.backends.cudnn.allow_tf32 = False
-    return pl.Trainer(
-        strategy=_strategy(config),
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the name
-        max_epochs=trainer.epochs,
-        gradient_clip_val=trainer.clip_gradient_norm,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        check_val_every_n_epoch=trainer.validate_every,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
-        logger=loggers,
-        callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        default_root_dir=folder,
-    )
+    try:
+        return pl.Trainer(
+            strategy=_strategy(config),
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the name
+            max_epochs=trainer.epochs,
+            gradient_clip_val=trainer.clip_gradient_norm,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+            check_val_every_n_epoch=trainer.validate_every,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            use_distributed_sampler=False,
+            logger=loggers,
+            callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError, ImportError) as error:
+        raise BingoError(
+            f"device '{trainer.accelerator}' cannot be used, or not {trainer.devices} of it ({error}). Wanted: auto, "
+            "cpu, gpu or mps (trainer.accelerator), as far as this machine has it"
+        ) from error
+
+
+def check_device(config: Config) -> None:
+    """Raises `BingoError` where this machine does not have the device that the settings name."""
+    make_trainer(config, [], [], Path(config.runs))
 
 
 def _strategy(config: Config) -> Strategy | str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from bingo_pl import __version__
 from bingo_pl import config as settings
@@ -57,7 +58,7 @@ def make(dims: int, overrides: Sequence[str], console: Console) -> Path:
     config = settings.load(name, overrides)
     run = experiment.train(dataclasses.replace(config, name=config.name or name), console)
     pack(run / "checkpoints" / "best.ckpt", location(dims))
-    console.print(f"written: {location(dims)}")
+    console.print(f"written: {escape(str(location(dims)))}", soft_wrap=True)
     return location(dims)
 
 

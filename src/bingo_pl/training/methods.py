@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from bingo_pl.alignment.optimisation import Level
@@ -12,7 +13,7 @@ from bingo_pl.config import Config
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
-from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.bingo import Bingo, Taught
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
@@ -28,18 +29,27 @@ def _bingo(config: Config) -> Registrar:
         dims=len(config.data.roi),
         modalities=len(config.data.modalities),
         similarity=Similarity(name, config.similarity.bins) if name else None,
+        taught=_taught(config),
         **settings,
     )
     registrar.check_shape(config.data.roi)
     return registrar
 
 
+def _taught(config: Config) -> Taught:
+    """By the truth of a misalignment; or with noise, by the likelihood of the images, which knows no such limit."""
+    data, reach = config.data, 0.0
+    if config.weights.truth:
+        # Of the linear part, normal draws of a shift and of D entries of a matrix, two standard deviations.
+        linear = 2 * data.linear_strength * math.sqrt(1 + len(data.roi))
+        reach = data.ffd_strength * max(data.ffd_spacings) + linear
+    elif config.model.velocity_noise:
+        reach = math.inf
+    return Taught(tuple(data.roi), reach)
+
+
 def _iterative(config: Config, name: str) -> Registrar:
     settings, stiffness = config.iterative, config.weights.bending
-    _check_descent("iterative", settings.learning_rate, settings.steps)
-    _check("weights.bending", stiffness, stiffness >= 0, "no negative weight")
-    _check("iterative.levels", settings.levels, settings.levels >= 1, "at least one level")
-    _check("iterative.control_spacing", settings.control_spacing, settings.control_spacing > 0, "a positive distance")
     similarity = Similarity(name, config.similarity.bins)
     descent = Descent(settings.learning_rate, settings.steps)
     transforms: dict[str, Callable[[], Registrar]] = {
@@ -48,8 +58,6 @@ def _iterative(config: Config, name: str) -> Registrar:
             similarity, stiffness, descent, settings.levels, settings.control_spacing
         ),
     }
-    if settings.transform not in transforms:
-        raise unknown_name("iterative.transform", settings.transform, transforms)
     return transforms[settings.transform]()
 
 
@@ -94,9 +102,6 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     if config.intrinsic.steps:
         return _intrinsic(registrar, config)
     refine = config.refine
-    _check_descent("refine", refine.learning_rate, refine.steps)
-    _check("refine.bending", refine.bending, refine.bending >= 0, "no negative weight")
-    _check("refine.stride", refine.stride, refine.stride >= 1, "at least 1 voxel")
     if not refine.steps:
         return registrar
     if not trainable(registrar):
@@ -111,18 +116,6 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
 
 def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
     own = config.intrinsic
-    _check_descent("intrinsic", own.learning_rate, own.steps)
-    for name, values in (("voxels", own.voxels), ("nodes", own.nodes)):
-        if not values or min(values) <= 0:
-            raise BingoError(f"intrinsic.{name}={values}: wanted a positive number for each level, e.g. [2,1,0.5]")
-    if len(own.voxels) != len(own.nodes):
-        raise BingoError(
-            f"intrinsic.voxels={own.voxels} has {len(own.voxels)} levels and intrinsic.nodes={own.nodes} has "
-            f"{len(own.nodes)}: wanted one number for each level in both"
-        )
-    _check("intrinsic.bending", own.bending, own.bending >= 0, "no negative weight")
-    _check("intrinsic.edges", own.edges, own.edges >= 0, "no negative weight")
-    _check("intrinsic.points", own.points, own.points == 0 or own.points >= 2, "at least 2 points, or 0")
     if config.refine.steps:
         raise BingoError(
             f"intrinsic.steps={own.steps} and refine.steps={config.refine.steps}: both improve the result for each "
@@ -141,13 +134,3 @@ def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
         for voxel, node in zip(own.voxels, own.nodes, strict=True)
     ]
     return Intrinsic(registrar, similarity, levels, own.from_network)
-
-
-def _check_descent(section: str, learning_rate: float, steps: int) -> None:
-    _check(f"{section}.learning_rate", learning_rate, learning_rate > 0, "a positive rate")
-    _check(f"{section}.steps", steps, steps >= 0, "no negative number")
-
-
-def _check(name: str, value: float, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise BingoError(f"{name}={value}: wanted {wanted}")

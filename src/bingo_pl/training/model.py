@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
@@ -45,13 +44,13 @@ class Model:
         path = ready_model.location(dims) if path is None else path
         if path == ready_model.location(dims):
             registrar, config = ready_model.load(dims)
-        elif path.suffix == ".safetensors":
+        elif path.suffix.lower() == ".safetensors":
             registrar, config = ready_model.read(path)
         else:
             config = read_config(path)
             registrar = experiment.trained_task(config, path).registrar
         config = settings.override(config, [*overrides, "refine.steps=0", "intrinsic.steps=0"])
-        device = _device(config)
+        device = device_of(config)
         return cls(registrar.to(device).eval(), config, path, device)
 
     def refining(self, steps: int) -> Model:
@@ -99,13 +98,3 @@ class Model:
                 "registers any (no checkpoint)"
             )
         return known.index(modality)
-
-
-def _device(config: Config) -> torch.device:
-    try:
-        return device_of(config)
-    except (MisconfigurationException, ValueError, ImportError) as error:
-        raise BingoError(
-            f"device '{config.trainer.accelerator}' cannot be used ({error}). Wanted: auto, cpu, gpu or mps, as far as "
-            "this machine has it"
-        ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,7 +16,10 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.utilities import rank_zero_only
 
 from bingo_pl.errors import BingoError
+from bingo_pl.locking import held
 
+HELD = "BINGO_HELD"
+"""Environment variable by which the processes of one run know that its folder is held."""
 PATIENCE = timedelta(days=1)
 """While the first process reads a cohort, the others wait."""
 
@@ -47,6 +52,19 @@ def agreed(name: str, decide: Callable[[], str]) -> str:
     if told[0] is None:
         raise BingoError("the first process stopped; its message says why")
     return told[0]
+
+
+@contextmanager
+def held_by_first(folder: Path) -> Iterator[None]:
+    """The lock of a run's folder, held by its first process for all of them; raises as `bingo_pl.locking.held`."""
+    with ExitStack() as lock:
+
+        def hold() -> str:
+            lock.enter_context(held(folder))
+            return str(folder)
+
+        agreed(HELD, hold)
+        yield
 
 
 def check_processes(devices: int) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor
 
 from bingo_pl import config as settings
+from bingo_pl import sealed
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 
@@ -19,7 +19,8 @@ PROVENANCE = "bingo_pl"
 
 def read_provenance(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says of its making, see `bingo_pl.training.callbacks.Provenance`; raises as `read_weights`."""
-    return _read(checkpoint)[0]
+    provenance: dict[str, Any] = read_whole(checkpoint)[PROVENANCE]
+    return provenance
 
 
 def read_config(checkpoint: Path) -> Config:
@@ -33,17 +34,39 @@ def read_weights(checkpoint: Path) -> tuple[Config, Mapping[str, Tensor]]:
     Only tensors and plain values are unpickled.
 
     Raises:
-        BingoError: no such file, or not a checkpoint of this project.
+        BingoError: no such file, or not a checkpoint of this project, or damaged.
     """
-    provenance, weights = _read(checkpoint)
-    return settings.from_tree(provenance["config"]), weights
+    content = read_whole(checkpoint)
+    return settings.from_tree(content[PROVENANCE]["config"]), content["state_dict"]
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+def read_whole(checkpoint: Path) -> dict[str, Any]:
+    """All that a checkpoint holds, its digest checked; raises as `read_weights`."""
     if not checkpoint.is_file():
         raise BingoError(f"no checkpoint at {checkpoint}. Runs keep theirs in runs/<name>/checkpoints/")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        return content[PROVENANCE], content["state_dict"]
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        raise BingoError(f"{checkpoint} is not a checkpoint written by bingo_pl ({type(error).__name__})") from error
+        content = sealed.load(checkpoint)
+    except sealed.DamagedFileError as error:
+        raise _foreign(checkpoint, str(error)) from error
+    if not _is_checkpoint(content):
+        raise _foreign(checkpoint, "settings or weights are missing")
+    return content
+
+
+def _is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(content, dict):
+        return False
+    provenance, weights = content.get(PROVENANCE), content.get("state_dict")
+    return (
+        isinstance(provenance, dict)
+        and isinstance(provenance.get("config"), dict)
+        and isinstance(weights, dict)
+        and all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items())
+    )
+
+
+def _foreign(checkpoint: Path, why: str) -> BingoError:
+    return BingoError(
+        f"{checkpoint} is not a checkpoint written by bingo_pl, or damaged ({why}). Copy it again, or take another one "
+        "of the run (best.ckpt, last.ckpt)"
+    )

@@ -23,7 +23,9 @@ from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.regular import check_regular
 from bingo_pl.training import methods
+from bingo_pl.training.weights import fill
 
 ANY = "any"
 """The one modality of a model that takes images of every modality."""
@@ -74,10 +76,11 @@ def load(dims: int) -> tuple[Registrar, Config]:
 def read(path: Path) -> tuple[Registrar, Config]:
     """What `save` wrote; see `load`."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            header = dict(json.loads((file.metadata() or {}).get(HEADER, "{}")))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise BingoError(f"{path} is no model, or damaged ({error}). {MEND}") from error
     if header.keys() != {"config", "card", "sha256"} or header.get("sha256") != digest(weights):
         raise BingoError(
@@ -86,7 +89,7 @@ def read(path: Path) -> tuple[Registrar, Config]:
         )
     config = settings.from_tree(header["config"])
     registrar = methods.build(config)
-    registrar.load_state_dict(weights)
+    fill(registrar, weights, path)
     return registrar.eval(), config
 
 

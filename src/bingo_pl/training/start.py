@@ -12,6 +12,7 @@ from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import ready_model
 from bingo_pl.training.provenance import read_weights
+from bingo_pl.training.weights import check_finite
 
 READY = {ready_model.location(dims).stem: dims for dims in (2, 3)}
 """The package's models by name, and their D."""
@@ -28,12 +29,13 @@ def start_from(registrar: Registrar, source: str) -> None:
         source: a checkpoint of a run, a ``.safetensors`` model file, or a name in `READY`.
 
     Raises:
-        BingoError: not BInGo, no such weights, or weights of a network that differs otherwise.
+        BingoError: not BInGo, no such weights, weights that are not finite, or of a network that differs otherwise.
     """
     if not isinstance(registrar, Bingo):
         raise BingoError(f"trainer.start={source} is for method bingo. Leave it out")
     own = registrar.state_dict()
     given = _weights(source)
+    check_finite(given, f"trainer.start={source}")
     if own.keys() <= given.keys():
         adapted = {name: _adapt(name, given[name], own[name]) for name in own}
         if all(adapted[name].shape == own[name].shape for name in own):
@@ -63,7 +65,7 @@ def _weights(source: str) -> Mapping[str, Tensor]:
     if source in READY:
         return ready_model.load(READY[source])[0].state_dict()
     path = Path(source)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return ready_model.read(path)[0].state_dict()
     _, task = read_weights(path)
     prefix = "registrar."

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
+from bingo_pl.errors import DivergenceError
 from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.scoring import score_group
 from bingo_pl.evaluation.tables import GroupScores
@@ -84,20 +85,28 @@ class RegistrationTask(pl.LightningModule):
         self.seed = seed
         self.gradient_checkpointing = gradient_checkpointing
         self.dice = MeanMetric(nan_strategy="ignore")
-        self.gwi = MeanMetric(nan_strategy="ignore")
-        self.folding_percent = MeanMetric(nan_strategy="ignore")
+        # Without truth no group has a gWI. Where one group's is NaN beside numbers, so must the mean be.
+        self.gwi = MeanMetric(nan_strategy="disable")
+        self.folding_percent = MeanMetric(nan_strategy="disable")
         self.test_scores: list[GroupScores] = []
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
-        """The weighted sum of the loss terms, each logged by name as a mean over the groups of all processes."""
+        """The weighted sum of the loss terms, each logged by name as a mean over the groups of all processes.
+
+        Raises:
+            DivergenceError: a term is not finite. It is on all processes at once, since they look at the mean.
+        """
         key = (self.seed, "noise", self.current_epoch, batch_index, self.global_rank)
         terms = self._terms(batch, seeding.generator(*key, device=self.device))
         weights = {**self.weights, "uncertainty": self.weights["truth"]}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         share = self._share(batch.groups)
         logged = self._mean(share * torch.stack([*terms.values(), total]).detach())
-        names = [f"train/{name}" for name in (*terms, "total")]
-        self.log_dict(dict(zip(names, logged.unbind(), strict=True)), on_step=True, on_epoch=False)
+        values = dict(zip((*terms, "total"), logged.unbind(), strict=True))
+        if not logged.isfinite().all():  # before a backward pass puts it into the weights
+            bad = [f"{name} is {value:g}" for name, value in values.items() if not value.isfinite()]
+            raise DivergenceError(f"the loss is not finite: {', '.join(bad)}")
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, on_step=True, on_epoch=False)
         return share * total
 
     def _terms(self, batch: GroupBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -142,11 +151,15 @@ class RegistrationTask(pl.LightningModule):
             self.registrar(batch)  # the first call on a device also loads and tunes its kernels
         self.test_scores.append(score_group(self.registrar, batch, self.label_ids))
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def optimiser(self) -> torch.optim.Adam:
+        """A new one, of all parameters."""
         rate, factors = self.optimisation.learning_rate, self.optimisation.rates
         roles = self.registrar.parameters_by_role()
         groups = [{"params": params, "lr": rate * factors.get(role, 1.0)} for role, params in roles.items()]
-        optimizer = torch.optim.Adam(groups)
+        return torch.optim.Adam(groups)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimiser()
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.optimisation.schedule(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

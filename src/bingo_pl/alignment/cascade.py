@@ -1,0 +1,288 @@
+"""The cascade: as the headers have it, rigid, affine, deformable; each stage is kept where the evidence speaks for it.
+
+What is optimised cannot be its own witness: two halves of the points agree even where both are wrong, and every
+similarity moves aligned images a little. So a stage is believed only if it moves the images against each other by
+clearly more than the same optimisation moves images that were aligned before (`INVENTED`, measured in
+docs/alignment.md), and if edges, which are compared at other points, gain by it. Where the evidence is level, the
+simpler map stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bingo_pl.alignment.cloud import Cloud
+from bingo_pl.alignment.error import predicted_error
+from bingo_pl.alignment.maps import Linear, Maps
+from bingo_pl.alignment.optimisation import KINDS, Level, Sight, optimise
+from bingo_pl.alignment.similarity import Combined, Edges, Similarity, choose_pairs
+from bingo_pl.alignment.starts import Start, coarse_start
+from bingo_pl.alignment.volume import Picture
+
+FINEST = 180
+"""Voxels across an object at the finest level: 1 mm for a head."""
+RIGID_FINEST = 125
+"""The same for rigid maps, which have few parameters."""
+COARSEST = 45
+"""At the first level: 4 mm for a head."""
+UPSAMPLED = 0.5
+"""Finest voxel, as a share of the finest image's: the experts' own voxels are twice as large."""
+INVENTED = {"rigid": 0.4, "affine": 0.5, "deformable": 0.7}
+"""By how much a stage may move images against each other, RMS in voxels of the images, without being believed."""
+UNLIKE, DOUBTFUL = 0.25, 0.35
+"""Agreement of an image's experts with the others', below which it is another object, or looked at closely."""
+EVIDENCE_POINTS = 20_000
+EDGES_WEIGHT = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a stage of the cascade did to a group."""
+
+    kind: str
+    moved_mm: float
+    """RMS over the objects by which it moved the images against each other."""
+    needed_mm: float
+    """What it had to move to be believed."""
+    edges: tuple[float, float]
+    """Agreement of edges before and after, at points that were not optimised."""
+    kept: bool
+    why: str
+    """In words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A group's maps and the way to them."""
+
+    maps: Maps
+    kept: str
+    """``identity``, ``rigid``, ``affine`` or ``deformable``."""
+    stages: Sequence[Stage]
+    starts: Sequence[Start | None]
+    """How each image was brought near the first one; None for that one."""
+    agreement: Sequence[float]
+    """Of each image's experts with the others', at the end, at most 1."""
+    error_mm: Sequence[float]
+    """Predicted for each image, see `predicted_error`."""
+    plan: Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Sizes of the work, told by the object."""
+
+    size_mm: float
+    """Of the object."""
+    image_mm: float
+    """The finest image's voxel: geometric mean."""
+    coarse_mm: float
+    fine_mm: float
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture], size_mm: float) -> Plan:
+        """The plan for images of an object."""
+        finest = min(float(np.exp(np.log(picture.spacing).mean())) for picture in pictures)
+        fine = max(UPSAMPLED * finest, size_mm / FINEST)
+        return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine)
+
+    def voxels(self, finest_mm: float) -> list[float]:
+        """Of each level, coarse to fine, about halved from one to the next."""
+        count = math.ceil(math.log2(self.coarse_mm / finest_mm) - 0.25)
+        if count < 1:
+            return [finest_mm]
+        return [self.coarse_mm, *np.geomspace(self.coarse_mm, finest_mm, count + 1)[1:-1].tolist(), finest_mm]
+
+    def level(self, kind: str, voxel_mm: float, finest: bool = False) -> Level:
+        """How a stage works at a voxel size."""
+        if kind != "deformable":
+            return Level(kind, voxel_mm, 50, 0.2 * voxel_mm, 4_000 if voxel_mm >= self.coarse_mm else 6_000)
+        stiffness = self.size_mm * self.fine_mm / 2
+        nodes = (8 if finest else 6) * voxel_mm
+        return Level(kind, voxel_mm, 80 if finest else 60, 0.3 * self.fine_mm, 8_000, nodes, stiffness)
+
+
+def align(
+    pictures: Sequence[Picture],
+    modalities: Sequence[int],
+    similarity: Similarity,
+    transform: str = "auto",
+    reference: int | None = None,
+    initial: Linear | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Outcome:
+    """Align a group. Equal inputs give equal results.
+
+    Args:
+        pictures: the images.
+        modalities: their numbers in the model.
+        similarity: the learned one, or another without vectors.
+        transform: ``auto``, or the last stage: ``rigid``, ``affine`` or ``deformable``, which is then kept whatever the
+            evidence; those before it still have to win.
+        reference: the number of an image that is held still; None: none, the group meets in its middle.
+        initial: where each image lies at the start, common space to image; None: as the headers have it.
+        tell: is told which stage is at work.
+    """
+    return _Cascade(pictures, modalities, similarity, transform, reference, tell).run(initial)
+
+
+class _Cascade:
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        modalities: Sequence[int],
+        similarity: Similarity,
+        transform: str,
+        reference: int | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.pictures, self.modalities, self.similarity = pictures, modalities, similarity
+        self.transform, self.reference, self.tell = transform, reference, tell
+        self.generator = torch.Generator().manual_seed(0)
+        size_mm = float(np.median([picture.size_mm for picture in pictures]))
+        self.plan = Plan.of(pictures, size_mm)
+        self.small = [picture.coarse(size_mm / COARSEST) for picture in pictures]
+        self.both = Combined([(similarity, 1.0), (Edges(), EDGES_WEIGHT)])
+        self.sights: dict[float, Sight] = {}
+        self.stages: list[Stage] = []
+
+    def run(self, initial: Linear | None) -> Outcome:
+        given = Maps(initial or Linear.identity(len(self.pictures), self.pictures[0].dims))
+        self.tell("looking for a start")
+        starts, start = self._start(given)
+        maps, kept = given, "identity"
+        last = "deformable" if self.transform == "auto" else self.transform
+        for kind in KINDS[: KINDS.index(last) + 1]:
+            self.tell(f"aligning: {kind}")
+            found, stage = self._stage(kind, start if kind == "rigid" else maps, maps)
+            self.stages.append(stage)
+            if stage.kept:
+                maps, kept = found, kind
+        self.tell("estimating the error")
+        cloud = Cloud.of(self.small, maps)
+        agreement = self._agreement(self._experts(maps, cloud), maps, cloud)
+        trusted = [start is None or start.trusted for start in starts]
+        if (min(agreement) < UNLIKE or not all(trusted)) and len(self.pictures) > 1:
+            alike = [known and value >= UNLIKE for known, value in zip(trusted, agreement, strict=True)]
+            maps, kept = self._given_up(maps, given, torch.tensor(alike), kept)
+        finest = min(self.sights)
+        error = predicted_error(self.sights[finest], maps, cloud, finest, self.plan.image_mm, self.generator)
+        return Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
+
+    @staticmethod
+    def _given_up(maps: Maps, given: Maps, alike: torch.Tensor, kept: str) -> tuple[Maps, str]:
+        """Images that do not show what the others show stay where they came from.
+
+        Args:
+            maps: the result.
+            given: the start.
+            alike: (N,) bool, the others.
+            kept: the last stage of the result.
+        """
+        if int(alike.sum()) < 2:
+            return given, "identity"
+        matrix = torch.where(alike[:, None, None], maps.linear.matrix, given.linear.matrix)
+        offset = torch.where(alike[:, None], maps.linear.offset, given.linear.offset)
+        velocity = maps.velocity
+        if velocity is not None:
+            velocity = velocity * alike.reshape(-1, *[1] * (velocity.ndim - 1))
+        return Maps(Linear(matrix, offset), maps.lattice, velocity), kept
+
+    def _start(self, given: Maps) -> tuple[list[Start | None], Maps]:
+        """Each image beside the first one, where the headers do not have it."""
+        starts: list[Start | None] = [None]
+        for picture, modality in list(zip(self.small, self.modalities, strict=True))[1:]:
+            pair = (self.small[0], picture), (self.modalities[0], modality)
+            starts.append(coarse_start(self.similarity, *pair, self.generator))
+        if all(start is None or start.kind == "headers" for start in starts):
+            return starts, given
+        first = Linear.identity(1, self.pictures[0].dims)
+        linears = [first if start is None or start.kind == "headers" else start.linear for start in starts]
+        linear = Linear(torch.cat([each.matrix for each in linears]), torch.cat([each.offset for each in linears]))
+        return starts, Maps(linear)
+
+    def _see(self, voxel_mm: float, maps: Maps, cloud: Cloud) -> Sight:
+        """The images as they are compared at a level: read once, and again only after a start has moved them."""
+        if voxel_mm not in self.sights:
+            view = (self.pictures, self.modalities, voxel_mm, maps.linear, cloud.box)
+            self.sights[voxel_mm] = Sight.of(self.both, *view)
+        return self.sights[voxel_mm]
+
+    def _experts(self, maps: Maps, cloud: Cloud) -> Sight:
+        """The images as the similarity alone compares them at the first level, without edges."""
+        seen = self._see(self.plan.coarse_mm, maps, cloud)
+        return Sight(self.similarity, [volumes[:-1] for volumes in seen.volumes])
+
+    def _stage(self, kind: str, start: Maps, before: Maps) -> tuple[Maps, Stage]:
+        """Run a stage from ``start``, and judge it against the maps ``before``."""
+        run = {"rigid": self._rigid, "affine": self._affine, "deformable": self._deformable}[kind]
+        maps = run(start)
+        cloud = Cloud.of(self.small, start)
+        moved = self._moved(maps, before, cloud)
+        needed = INVENTED[kind] * self.plan.image_mm
+        edges = self._edges(before), self._edges(maps)
+        if self.transform == kind:
+            kept, why = True, "asked for"
+        elif moved <= needed:
+            kept, why = False, "moves the images no more than this does with images that are aligned"
+        elif edges[1] <= edges[0]:
+            kept, why = False, "edges do not gain by it"
+        else:
+            kept, why = True, "edges gain by it"
+        return maps, Stage(kind, moved, needed, edges, kept, why)
+
+    def _rigid(self, maps: Maps) -> Maps:
+        for voxel in self.plan.voxels(max(self.plan.size_mm / RIGID_FINEST, self.plan.fine_mm)):
+            maps = self._optimise(maps, self.plan.level("rigid", voxel))
+        return maps
+
+    def _affine(self, maps: Maps) -> Maps:
+        voxel = sorted(self.sights)[len(self.sights) // 2]
+        return self._optimise(maps, self.plan.level("affine", voxel))
+
+    def _deformable(self, maps: Maps) -> Maps:
+        """Coarse to fine; the finest level, which takes most time, only where the ones before found something."""
+        start, voxels = maps, sorted(self.sights, reverse=True)
+        for voxel in voxels[:2]:
+            maps = self._optimise(maps, self.plan.level("deformable", voxel))
+        found = self._moved(maps, start, Cloud.of(self.small, start)) > INVENTED["deformable"] * self.plan.image_mm
+        if found or self.transform == "deformable":
+            maps = self._optimise(maps, self.plan.level("deformable", self.plan.fine_mm, finest=True))
+        return maps
+
+    def _optimise(self, maps: Maps, level: Level) -> Maps:
+        cloud = Cloud.of(self.small, maps)
+        sight = self._see(level.voxel_mm, maps, cloud)
+        return optimise(sight, maps, level, cloud, self.generator, self.reference)
+
+    def _moved(self, after: Maps, before: Maps, cloud: Cloud) -> float:
+        """RMS over the objects, mm: how far images moved against each other, seen in the common space."""
+        points = cloud.draw(2_000, self.generator)
+        with torch.no_grad():
+            there = before.inverse(after(points)) - points
+            apart = there - there.mean(0, keepdim=True)
+        return float(apart.square().sum(2).mean().sqrt())
+
+    def _edges(self, maps: Maps) -> float:
+        """Agreement of edges, the mean over images."""
+        cloud = Cloud.of(self.small, maps)
+        voxel_mm = max(self.plan.coarse_mm / 3, self.plan.fine_mm)
+        sight = Sight.of(Edges(), self.pictures, self.modalities, voxel_mm, maps.linear, cloud.box)
+        return float(np.mean(self._agreement(sight, maps, cloud)))
+
+    def _agreement(self, sight: Sight, maps: Maps, cloud: Cloud) -> list[float]:
+        """Of each image with those it is compared with, over all points: where fields do not overlap, 0."""
+        first, second = choose_pairs(len(self.pictures), self.generator)
+        with torch.no_grad():
+            agreement, overlap = sight.pairwise(maps, cloud.draw(EVIDENCE_POINTS, self.generator), first, second)
+        total, number = torch.zeros(maps.size), torch.zeros(maps.size)
+        for side in (first, second):
+            total.index_add_(0, side, agreement * overlap)
+            number.index_add_(0, side, torch.ones_like(agreement))
+        values: list[float] = (total / number.clamp(min=1)).tolist()
+        return values

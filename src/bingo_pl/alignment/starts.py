@@ -1,0 +1,107 @@
+"""Coarse starts: how each image lies to the first one, where headers cannot be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from bingo_pl.alignment.cloud import Cloud
+from bingo_pl.alignment.maps import Linear, Maps
+from bingo_pl.alignment.optimisation import Level, Sight, optimise
+from bingo_pl.alignment.similarity import Similarity
+from bingo_pl.alignment.volume import Picture
+
+ACROSS = 24
+"""Voxels across an object in the first look."""
+STEPS, POINTS = 20, 1_500
+GOOD = 0.5
+"""Agreement of two images' experts, over both objects, above which no turned start is looked for: 0.6 and more where
+contrasts of one head are aligned, 0.1 to 0.3 where they are not."""
+BETTER = 0.03
+"""By how much a start must agree better than a simpler one to be taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """How an image lies to the first one."""
+
+    linear: Linear
+    """From the first image's space, rigid."""
+    agreement: float
+    """Over both objects; what lies outside the other's field of view agrees by 0."""
+    kind: str
+    """``headers``, ``centres`` (of both objects matched), ``tilted`` by some 20 degrees, or ``turned`` by 90 or 180."""
+
+    @property
+    def trusted(self) -> bool:
+        """Against the headers, only a start that agrees well is evidence that both images show the same."""
+        return self.kind == "headers" or self.agreement >= GOOD
+
+
+def coarse_start(
+    similarity: Similarity, pictures: tuple[Picture, Picture], modalities: tuple[int, int], generator: torch.Generator
+) -> Start:
+    """Find roughly how the second of two images lies to the first.
+
+    The headers are tried first, and matching centres; where neither agrees, turns about all axes.
+
+    Args:
+        similarity: of the two.
+        pictures: the images, small copies of them.
+        modalities: their numbers in the model.
+        generator: draws points.
+    """
+    dims = pictures[0].dims
+    centres = [Cloud.of([picture], Maps(Linear.identity(1, dims))).centre for picture in pictures]
+
+    def improved(turn: Tensor, offset: Tensor, kind: str) -> Start:
+        return _improved(similarity, pictures, modalities, Linear(turn[None], offset[None]), kind, generator)
+
+    best = improved(torch.eye(dims), torch.zeros(dims), "headers")
+    others = [("centres", torch.eye(dims)), *_turns(dims)]
+    for kind, turn in others:
+        if kind != "centres" and best.agreement >= GOOD:
+            break
+        found = improved(turn, centres[1] - turn @ centres[0], kind)
+        if found.agreement > best.agreement + BETTER:
+            best = found
+    return best
+
+
+def _improved(
+    similarity: Similarity,
+    pictures: tuple[Picture, Picture],
+    modalities: tuple[int, int],
+    start: Linear,
+    kind: str,
+    generator: torch.Generator,
+) -> Start:
+    """A start after a few steps, and how well the two images agree there."""
+    still = Linear.identity(1, pictures[0].dims)
+    maps = Maps(Linear(torch.cat([still.matrix, start.matrix]), torch.cat([still.offset, start.offset])))
+    voxel = max(picture.size_mm for picture in pictures) / ACROSS
+    cloud = Cloud.of(pictures, maps)
+    sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
+    level = Level("rigid", voxel, STEPS, 0.4 * voxel, POINTS)
+    maps = optimise(sight, maps, level, cloud, generator, reference=0)
+    cloud = Cloud.of(pictures, maps)
+    sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
+    with torch.no_grad():
+        pair = torch.tensor([0]), torch.tensor([1])
+        agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), *pair)
+    return Start(maps.linear.of(1), float(agreement * overlap), kind)
+
+
+def _turns(dims: int) -> list[tuple[str, Tensor]]:
+    """What is done to the second image, and rotation matrices (D, D)."""
+    if dims == 2:
+        angles = [("tilted", 20), ("tilted", -20), ("turned", 90), ("turned", 180), ("turned", -90)]
+        turns = [(kind, Rotation.from_euler("z", angle, degrees=True)) for kind, angle in angles]
+    else:
+        tilts = [Rotation.from_euler(axis, angle, degrees=True) for axis in "xyz" for angle in (-20, 20)]
+        right = [turn for turn in Rotation.create_group("O") if turn.magnitude() > 0.1]
+        turns = [*(("tilted", turn) for turn in tilts), *(("turned", turn) for turn in right)]
+    return [(kind, torch.from_numpy(turn.as_matrix()[:dims, :dims]).float()) for kind, turn in turns]

@@ -1,0 +1,82 @@
+"""What was done to a group, what was kept, and what the figures say of the result: passed, look closer, or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bingo_pl.alignment.cascade import DOUBTFUL, UNLIKE, Outcome, Stage
+from bingo_pl.files.scans import Scan
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+LARGE_ERROR = 3.0
+"""Voxels of the finest image: a larger predicted error asks for a look."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """What was done and what was kept."""
+
+    kept: str
+    """``identity``, ``rigid``, ``affine`` or ``deformable``."""
+    stages: Sequence[Stage]
+    starts: Sequence[str]
+    """How each image was brought near the first one: ``headers``, ``centres``, ``tilted`` or ``turned``."""
+    voxel_mm: float
+    """At which images were compared last."""
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Way:
+        """The way to an outcome of alignment."""
+        starts = ["headers" if start is None else start.kind for start in outcome.starts]
+        return cls(outcome.kept, tuple(outcome.stages), starts, outcome.plan.fine_mm)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the figures say of a result."""
+
+    level: str = PASS
+    """``pass``, ``warn`` or ``fail``."""
+    reasons: Sequence[str] = field(default_factory=tuple)
+    """In words, the gravest first."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether somebody should look before the result is used."""
+        return self.level != PASS
+
+
+def judge(scans: Sequence[Scan], outcome: Outcome) -> Verdict:
+    """Judge an outcome by the images' agreement, the predicted error and how images were found to lie."""
+    failed, doubts = [], []
+    if len(scans) < 2:
+        return Verdict()
+    for scan, agreement, start, error in zip(scans, outcome.agreement, outcome.starts, outcome.error_mm, strict=True):
+        if start is not None and not start.trusted:
+            failed.append(
+                f"{scan.name} ({scan.title}) lies elsewhere than {scans[0].name} by its header, and agrees well with "
+                f"it nowhere ({start.agreement:.2f} at best): another person, another part of the body, or a wrong "
+                "header. It stays where it was"
+            )
+        elif agreement < UNLIKE:
+            failed.append(
+                f"{scan.name} ({scan.title}) does not show what the others show (agreement {agreement:.2f}, wanted "
+                f"{UNLIKE}): another part of the body, a wrong sequence, or far away. It stays where it was"
+            )
+        elif agreement < DOUBTFUL:
+            doubts.append(
+                f"{scan.name} ({scan.title}) agrees poorly with the others ({agreement:.2f}, good ones {DOUBTFUL} and "
+                "more): look whether it shows the same"
+            )
+        if start is not None and start.kind == "turned":
+            doubts.append(
+                f"{scan.name} ({scan.title}) was found turned by about 90 or 180 degrees against {scans[0].name}: its "
+                "header is probably wrong"
+            )
+        if error > LARGE_ERROR * outcome.plan.image_mm:
+            doubts.append(
+                f"{scan.name} ({scan.title}): predicted error {error:.2g} mm, more than {LARGE_ERROR:g} voxels"
+            )
+    level = FAIL if failed else WARN if doubts else PASS
+    return Verdict(level, (*failed, *doubts))
