@@ -162,17 +162,21 @@ def test_settings_reach_the_method() -> None:
     [
         (["method=ape"], "method 'ape' has no experts.*method=bingo"),
         (["refine.steps=3"], "both improve the result"),
-        (["intrinsic.voxels=[]"], "intrinsic.voxels=.*wanted a positive number for each level"),
-        (["intrinsic.nodes=[4,-1,2]"], "intrinsic.nodes=.*wanted a positive number for each level"),
-        (["intrinsic.nodes=[4]"], "has 3 levels and intrinsic.nodes=.* has 1"),
-        (["intrinsic.points=1"], "intrinsic.points=1: wanted at least 2"),
-        (["intrinsic.bending=-1"], "intrinsic.bending=-1.0: wanted no negative"),
-        (["intrinsic.edges=-1"], "intrinsic.edges=-1.0: wanted no negative"),
-        (["intrinsic.steps=-1"], "intrinsic.steps=-1: wanted no negative"),
-        (["intrinsic.learning_rate=0"], "intrinsic.learning_rate=0.0: wanted a positive"),
+        (["intrinsic.voxels=[]"], "intrinsic.voxels=.* wanted a positive number for each level"),
+        (["intrinsic.nodes=[4,-1,2]"], "intrinsic.nodes=.* wanted a positive number for each of the 3 levels"),
+        (["intrinsic.nodes=[4]"], "intrinsic.nodes=.* wanted a positive number for each of the 3 levels"),
+        (["intrinsic.points=1"], "intrinsic.points=1 .*wanted at least 2, or 0"),
+        (["intrinsic.bending=-1"], "intrinsic.bending=-1.0 .*wanted at least 0"),
+        (["intrinsic.edges=-1"], "intrinsic.edges=-1.0 .*wanted at least 0"),
+        (["intrinsic.steps=-1"], "intrinsic.steps=-1 .*wanted at least 0"),
+        (["intrinsic.learning_rate=0"], "intrinsic.learning_rate=0.0 .*wanted a positive rate"),
     ],
 )
 def test_bad_settings_are_explained(overrides: list[str], message: str) -> None:
-    config = settings.override(settings.Config(), ["intrinsic.steps=2", *overrides])
     with pytest.raises(BingoError, match=message):
-        methods.refined(methods.build(config), config)
+        built(["intrinsic.steps=2", *overrides])
+
+
+def built(overrides: list[str]) -> Registrar:
+    config = settings.override(settings.Config(), overrides)
+    return methods.refined(methods.build(config), config)

@@ -304,18 +304,19 @@ class IntrinsicConfig:
     """Weight of the agreement of the images' edges (normalised gradient fields) beside the experts'."""
 
     def __post_init__(self) -> None:
-        levels = len(self.voxels) > 0 and min(self.voxels) > 0
-        nodes = len(self.nodes) == len(self.voxels) and levels and min(self.nodes) > 0
         _check(
             "intrinsic",
             self,
             {
                 "steps": (self.steps >= 0, "at least 0"),
-                "voxels": (levels, "a positive number for each level, e.g. [2,1,0.5]"),
-                "nodes": (nodes, "a positive number for each of intrinsic.voxels"),
+                "voxels": (bool(self.voxels) and min(self.voxels) > 0, "a positive number for each level"),
+                "nodes": (
+                    len(self.nodes) == len(self.voxels) and min(self.nodes) > 0,
+                    f"a positive number for each of the {len(self.voxels)} levels of intrinsic.voxels",
+                ),
                 "bending": (self.bending >= 0, "at least 0"),
                 "learning_rate": (self.learning_rate > 0, "a positive rate"),
-                "points": (self.points == 0 or self.points >= 2, "at least 2 points, or 0"),
+                "points": (self.points == 0 or self.points >= 2, "at least 2, or 0"),
                 "edges": (self.edges >= 0, "at least 0"),
             },
         )

@@ -15,9 +15,6 @@ from bingo_pl.alignment.volume import Picture, Volume, reduced
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.posterior import expert
 
-CHUNK = 2**18
-"""Voxels that are interpolated at once."""
-
 
 def encode(
     bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, linear: Linear, mirrored: Sequence[int] = ()
