@@ -7,6 +7,7 @@ written and registered by `bingo_pl.register`. What is left is measured by the t
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -23,7 +24,6 @@ from bingo_pl.config import DataConfig
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.transforms import forward_and_inverse, write_image
 from bingo_pl.misalign import draw_displacements
-from bingo_pl.registration.workflow import REFINE
 from bingo_pl.seeding import generator
 from data_modules.reading import read_voxels
 
@@ -40,7 +40,8 @@ console = Console()
 def main(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="A folder <case>/<case>_{t1,t1ce,t2,flair}.nii.gz")],
     checkpoint: Annotated[Path | None, typer.Option(help="A trained model; without it the ready one")] = None,
-    refine: Annotated[int, typer.Option(help="Steps of optimisation for the group")] = REFINE,
+    transform: Annotated[str, typer.Option(help="Last stage: auto, rigid, affine, deformable, network")] = "auto",
+    refine: Annotated[int | None, typer.Option(help="Steps of optimisation after --transform network")] = None,
     groups: Annotated[int, typer.Option(help="Deformations of the case, each registered")] = 3,
     output: Annotated[Path | None, typer.Option(help="CSV for a row a group")] = None,
 ) -> None:
@@ -49,17 +50,30 @@ def main(
     for number in range(groups):
         with TemporaryDirectory() as folder:
             images, truth, points = deform(case, Path(folder), number)
-            group = register(images, checkpoint, refine=refine)
+            start = time.process_time()
+            group = register(images, checkpoint, transform=transform, refine=refine)
+            seconds = time.process_time() - start
             after = warping_index(points, [group[name].forward.transform for name in CONTRASTS], truth)
             before = warping_index(points, [sitk.Transform(3, sitk.sitkIdentity)] * len(CONTRASTS), truth)
             folding = max(member.folding_percent for member in group.members.values())
-        rows.append({"group": number, "before_mm": before, "after_mm": after, "folding_percent": folding})
+        predicted = [np.nan if m.error_mm is None else m.error_mm for m in group.members.values()]
+        rows.append(
+            {
+                "group": number,
+                "before_mm": before,
+                "after_mm": after,
+                "predicted_mm": float(np.mean(predicted)),
+                "folding_percent": folding,
+                "cpu_seconds": seconds,
+            }
+        )
         console.print(rows[-1])
     table = pd.DataFrame(rows)
     means = table.mean()
     console.print(
         f"gWI {means['before_mm']:.3f} -> {means['after_mm']:.3f} mm, "
-        f"ratio {means['after_mm'] / means['before_mm']:.3f}, folding at most {table['folding_percent'].max():.3f} %"
+        f"predicted {means['predicted_mm']:.3f} mm, ratio {means['after_mm'] / means['before_mm']:.3f}, "
+        f"{means['cpu_seconds']:.0f} CPU seconds a group, folding at most {table['folding_percent'].max():.3f} %"
     )
     if output:
         table.to_csv(output, index=False)
