@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bingo_pl import BingoError, register
 from bingo_pl.cli import main
 from bingo_pl.files.grids import LPS, Grid
+from bingo_pl.files.record import read_record
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.registration import registered
 from bingo_pl.registration.registered import RegisteredGroup
@@ -152,6 +153,9 @@ def test_what_shows_something_else_stays_and_is_named(tmp_path: Path, monkeypatc
     assert stopped.value.code == 1
     record = json.loads((tmp_path / "out" / "registration.json").read_text())
     assert record["verdict"]["level"] == "fail"
+    told = read_record(tmp_path / "out")
+    assert (told.verdict, told.kept) == ("fail", "identity")
+    assert told.reasons
     assert all(entry["stage_affine_ras_mm"] == np.eye(4).tolist() for entry in record["images"])
 
 

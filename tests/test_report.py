@@ -326,3 +326,18 @@ def test_a_browser_shows_the_page(make: Maker, tmp_path: Path) -> None:
     grey = np.ptp(pixels, axis=-1) < 8
     assert (grey & (pixels[..., 0] > 30) & (pixels[..., 0] < 220)).mean() > 0.05, "images were drawn"
     assert (np.abs(pixels - (196, 50, 10)).max(-1) < 10).sum() > 200, "the verdict's mark is red"
+
+
+@pytest.mark.parametrize(("level", "word"), [("fail", "FAIL"), ("warn", "WARN"), ("pass", "Nothing measured")])
+def test_the_verdict_of_the_alignment_comes_first(make: Maker, level: str, word: str) -> None:
+    """ "Nothing speaks against it" never stands beside a result in doubt."""
+    folder = make([{"error_mm": 0.4}, {"error_mm": 0.7}])
+    record = json.loads((folder / "registration.json").read_text())
+    reasons = [] if level == "pass" else ["a_1 shows <something> else"]
+    record |= {"alignment": {"kept": "identity"}, "verdict": {"level": level, "reasons": reasons}}
+    (folder / "registration.json").write_text(json.dumps(record))
+    text = Page(write_report(folder)).text
+    assert word in text
+    assert ("Nothing measured speaks against" in text) == (level == "pass")
+    assert all(reason in text for reason in reasons)
+    assert "0.4 to 0.7 mm" in text

@@ -52,6 +52,9 @@ class Entry:
     looks_like: str | None
     """Another modality, where it clearly looks like that."""
 
+    error_mm: float | None = None
+    """Predicted; None where the network alone registered."""
+
     def check_original(self) -> None:
         """Whether the original and its label map are still what was registered.
 
@@ -91,6 +94,12 @@ class Record:
     settings: Mapping[str, Any]
     group: Grid
     entries: Sequence[Entry]
+    kept: str | None = None
+    """The last stage of the alignment that was kept, ``identity`` for none; None where the network alone registered."""
+    verdict: str | None = None
+    """``pass``, ``warn`` or ``fail``; None where nothing was judged."""
+    reasons: Sequence[str] = ()
+    """Of the verdict, in words."""
 
     @property
     def worst_first(self) -> list[Entry]:
@@ -120,6 +129,9 @@ def read_record(folder: Path) -> Record:
             settings=dict(content["settings"]),
             group=_grid(content["group"]),
             entries=[_entry(image) for image in content["images"]],
+            kept=None if content.get("alignment") is None else _text(content["alignment"]["kept"]),
+            verdict=None if content.get("verdict") is None else _level(content["verdict"]["level"]),
+            reasons=[_text(reason) for reason in (content.get("verdict") or {"reasons": []})["reasons"]],
         )
         _check_apart([*RESERVED, *(entry.name for entry in record.entries)])
     except FileNotFoundError as error:
@@ -156,6 +168,7 @@ def _entry(image: Mapping[str, Any]) -> Entry:
         belongs=image["belongs"],
         misnaming=None if image["misnaming"] is None else _number(image["misnaming"]),
         looks_like=None if image["looks_like"] is None else _text(image["looks_like"]),
+        error_mm=None if image.get("error_mm") is None else float(image["error_mm"]),
     )
 
 
@@ -175,6 +188,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"wanted a finite number, got {str(value)[:100]!r}")
     return float(value)
+
+
+def _level(value: Any) -> str:
+    if value not in ("pass", "warn", "fail"):
+        raise ValueError(f"a verdict is {value}, wanted pass, warn or fail")
+    return str(value)
 
 
 def sha256_of(path: Path) -> str:

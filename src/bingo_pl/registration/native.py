@@ -122,7 +122,7 @@ def register_natively(
     """
     with console.status("aligning") as status:
         outcome, space = align_scans(scans, model, transform, reference, initial, status.update)
-    way, verdict = Way.of(outcome), judge(scans, outcome)
+    way = Way.of(outcome)
     report_way(way, [scan.name for scan in scans], outcome.error_mm, console)
 
     def grid_of(affines: list[NDArray[np.float64]]) -> Grid:
@@ -137,6 +137,7 @@ def register_natively(
         template = np.zeros(grid.shape, np.float32)
         for member in members.values():
             template += member.unit() / len(scans)
+    verdict = judge(scans, outcome, [member.belongs for member in members.values()])
     report_verdict(verdict, console)
     return RegisteredGroup(members, grid, template, File.of(model.path), settings.to_tree(model.config), way, verdict)
 

@@ -47,8 +47,14 @@ class Verdict:
         return self.level != PASS
 
 
-def judge(scans: Sequence[Scan], outcome: Outcome) -> Verdict:
-    """Judge an outcome by the images' agreement, the predicted error and how images were found to lie."""
+def judge(scans: Sequence[Scan], outcome: Outcome, belongs: Sequence[bool | None]) -> Verdict:
+    """Judge an outcome by the images' agreement, the predicted error and how images were found to lie.
+
+    Args:
+        scans: the images.
+        outcome: of their alignment.
+        belongs: what the model says of each: whether it fits the others; None where it cannot tell.
+    """
     failed, doubts = [], []
     if len(scans) < 2:
         return Verdict()
@@ -78,5 +84,8 @@ def judge(scans: Sequence[Scan], outcome: Outcome) -> Verdict:
             doubts.append(
                 f"{scan.name} ({scan.title}): predicted error {error:.2g} mm, more than {LARGE_ERROR:g} voxels"
             )
+    for scan, fits in zip(scans, belongs, strict=True):
+        if fits is False:
+            doubts.append(f"{scan.name} ({scan.title}) stands further from what the others share than they do")
     level = FAIL if failed else WARN if doubts else PASS
     return Verdict(level, (*failed, *doubts))

@@ -47,7 +47,7 @@ class Sight:
 
     plane: Plane
     images: Pair
-    """Before: the original, moved by the affine stage alone."""
+    """Before: the original as its header has it; of the network alone, after the affine stage."""
     template: Tensor
     """The decoder's reconstruction of this image, or the mean of the group where there is none."""
     others: Tensor
@@ -167,7 +167,7 @@ class _Reader:
         original = read_image(entry.path)
         low, high = np.percentile(original.numpy()[foreground(original.data).numpy()], PERCENTILES)
         grid = Grid(original.spatial_shape, original.affine)
-        before = resample_image(grid.to_sitk(original.numpy()[0]), affine_transform(entry.stage), self.grid)
+        before = resample_image(grid.to_sitk(original.numpy()[0]), self._start(entry), self.grid)
         volumes = _tensor(before), _displayed(self.record, f"registered/{entry.name}.nii.gz")
         unit = [((volume - low) / max(high - low, 1e-12)).clamp(0, 1).float() for volume in volumes]
         return [(plane.cut(unit[0]), plane.cut(unit[1])) for plane in self.planes]
@@ -177,8 +177,12 @@ class _Reader:
         assert entry.label is not None
         data, affine = read_voxels(entry.label)
         original = Grid(data.shape, affine).to_sitk(np.rint(data).astype(np.int32))
-        before = resample_labels(original, affine_transform(entry.stage), self.grid)
+        before = resample_labels(original, self._start(entry), self.grid)
         return _tensor(before), _displayed(self.record, f"labels/{entry.name}.nii.gz").round().int()
+
+    def _start(self, entry: Entry) -> sitk.Transform:
+        """Where the image was before: as its header has it, or, of the network alone, after its affine stage."""
+        return affine_transform(entry.stage if self.record.kept is None else np.eye(4))
 
     def uncertainty(self, entry: Entry) -> Tensor | None:
         """(*S) mm, NaN outside the group's foreground."""

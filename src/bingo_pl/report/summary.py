@@ -51,8 +51,23 @@ def verdict(story: Story) -> str:
         head, kind = f"Look closer: {len(suspects)} of {len(story.rows)} images.", "suspect"
         items = "".join(f"<li><b>{_link(row)}</b> {'; '.join(found)}.</li>" for row, found in suspects)
         items = f"<ul>{items}</ul>"
+    if story.record.verdict is not None:
+        head, items, kind = _of_alignment(story, head, items, kind)
     closing = f"{basis} Whether anatomy lies on anatomy, only the pictures show."
     return f'<div class="verdict {kind}"><strong>{head}</strong> {items}{closing}</div>'
+
+
+def _of_alignment(story: Story, head: str, items: str, kind: str) -> tuple[str, str, str]:
+    """What the alignment says of itself comes before what the figures say."""
+    record = story.record
+    errors = [entry.error_mm for entry in record.entries if entry.error_mm is not None]
+    kept = f"Kept: {escape(record.kept or '')} maps."
+    error = f" Predicted error: {number(min(errors))} to {number(max(errors))} mm." if errors else ""
+    if record.verdict == "pass":
+        return f"{head} {kept}{error}", items, kind
+    word = "FAIL: not to be used as it is." if record.verdict == "fail" else "WARN: look closer before it is used."
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in record.reasons)
+    return f"{word} {kept}{error}", f"<ul>{reasons}</ul>{items}", "suspect"
 
 
 def figures(story: Story) -> str:
@@ -103,7 +118,11 @@ def table(story: Story) -> str:
         caption += (
             f" Dice: mean overlap with each of {others} other label maps, before and after registration; before: "
         )
-        caption += "after the affine stage alone, where there was one."
+        caption += (
+            "as the headers have them."
+            if story.record.kept is not None
+            else "after the affine stage alone, where there was one."
+        )
     shown = sum(row.pictured is not None for row in story.rows)
     if shown < len(story.rows):
         caption += f" Pictures follow of the first {shown} of {len(story.rows)} images, not of the others."
