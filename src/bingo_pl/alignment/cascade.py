@@ -34,7 +34,7 @@ UPSAMPLED = 0.5
 """Finest voxel, as a share of the finest image's: the experts' own voxels are twice as large."""
 INVENTED = {"rigid": 0.4, "affine": 0.5, "deformable": 0.7}
 """By how much a stage may move images against each other, RMS in voxels of the images, without being believed."""
-UNLIKE, DOUBTFUL = 0.25, 0.35
+UNLIKE, DOUBTFUL = 0.18, 0.22
 """Agreement of an image's experts with the others', below which it is another object, or looked at closely."""
 EVIDENCE_POINTS = 20_000
 EDGES_WEIGHT = 2.0
