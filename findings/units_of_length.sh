@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # The same microscopic image lies in three places, by format and reader.
 #
 # SimpleITK 2.5.7 obeys the unit of length in a NIfTI header (xyzt_units) and ignores the one in an NRRD header
@@ -9,7 +9,7 @@
 #   NIfTI, SimpleITK 0.01 | NRRD, SimpleITK 10.0 | NIfTI, nibabel 10.0
 #
 # Fails as soon as one of the three changes.
-set -eu
+set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/env"

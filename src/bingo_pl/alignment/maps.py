@@ -171,9 +171,6 @@ class Maps:
         assert self.lattice is not None
         return back + self.lattice.read(self.displacement(-1), back)
 
-    def without_velocity(self) -> Maps:
-        return replace(self, lattice=None, velocity=None)
-
     def detach(self) -> Maps:
         velocity = None if self.velocity is None else self.velocity.detach()
         return replace(self, linear=self.linear.detach(), velocity=velocity)

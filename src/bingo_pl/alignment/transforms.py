@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bingo_pl.alignment.maps import Maps
-from bingo_pl.spatial import compose
 
 REFINEMENT = 2
 """Nodes of a written displacement for each node of the velocity: its inverse bends between nodes."""
-INVERSE_STEPS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +22,7 @@ class Fields:
     displacement: Tensor
     """(N, D, *S) in nodes: what was optimised, which is linear between nodes."""
     inverse: Tensor
-    """(N, D, *S) in nodes."""
+    """(N, D, *S) in nodes: exp of minus the velocity, which writing improves between the nodes of that."""
     to_mm: NDArray[np.float64]
     """(D, D + 1) from node indices to mm of the common space."""
 
@@ -35,8 +33,6 @@ def fields_of(maps: Maps) -> Fields | None:
         return None
     lattice = maps.lattice
     forward, backward = (_refined(maps.displacement(sign) / lattice.step_mm) for sign in (1, -1))
-    for _ in range(INVERSE_STEPS):  # Chen 2008: what is left is taken back
-        backward = backward - compose(forward, backward)
     scale = np.eye(len(lattice.shape)) * lattice.step_mm / REFINEMENT
     return Fields(forward, backward, np.concatenate([scale, lattice.first.double().numpy()[:, None]], 1))
 

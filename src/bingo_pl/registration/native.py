@@ -23,13 +23,11 @@ from bingo_pl.files.affine import Stage, overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import File, Scan, grid_around
 from bingo_pl.registration.findings import findings_of_aligned
-from bingo_pl.registration.registered import Registered, RegisteredGroup
+from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of
 from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge
 from bingo_pl.training.model import Model
-
-PARALLEL = 0.9
-"""Smallest cosine between the normals of two slices that can be compared."""
+from data_modules.slices import PARALLEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +132,7 @@ def register_natively(
     with console.status("resampling"):
         members, grid = place_scans(scans, digests, outcome, space, grid_of)
         members = findings_of_aligned(members, model, outcome.plan.coarse_mm)
-        template = np.zeros(grid.shape, np.float32)
-        for member in members.values():
-            template += member.unit() / len(scans)
+        template = mean_of([*members.values()], grid)
     verdict = judge(scans, outcome, [member.belongs for member in members.values()])
     report_verdict(verdict, console)
     return RegisteredGroup(members, grid, template, File.of(model.path), settings.to_tree(model.config), way, verdict)

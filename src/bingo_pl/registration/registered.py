@@ -310,6 +310,14 @@ def _original(member: Registered, suffix: str, path: Path | None, voxels: NDArra
     return File(final / relative, File.of(folder / relative).sha256)
 
 
+def mean_of(members: Sequence[Registered], grid: Grid) -> NDArray[np.float32]:
+    """(X, Y, Z) the template: the mean of the registered images, each from 0 to 1."""
+    template = np.zeros(grid.shape, np.float32)
+    for member in members:
+        template += member.unit() / len(members)
+    return template
+
+
 def _coarse(grid: Grid) -> Grid:
     """A grid of few voxels that covers another one, on which linear maps are sampled for formats that need it."""
     nodes = [3 if size == 1 else int(np.ceil((size + 1) / LINEAR_STEP)) + 1 for size in grid.shape]
