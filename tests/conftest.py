@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -25,6 +28,31 @@ def smooth(shape: tuple[int, ...], *key: int | str) -> torch.Tensor:
     noise = torch.rand(1, 1, *[max(size // 4, 2) for size in shape], generator=generator(*key))
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     return torch.nn.functional.interpolate(noise, size=shape, mode=mode)[0, 0]
+
+
+def write_cohort(root: Path) -> Path:
+    """Four training, one validation and two test groups of 16x16 images."""
+    rows = []
+    for number, split in enumerate(["train"] * 4 + ["val"] + ["test"] * 2):
+        anatomy = smooth((16, 16), "cohort", number).numpy()
+        nib.save(nib.Nifti1Image((anatomy > 0.5).astype(np.uint8), np.eye(4)), root / f"{number}_label.nii.gz")
+        for contrast, modality in enumerate("ab"):
+            image = np.abs(anatomy - 0.4 * contrast).astype(np.float32)
+            nib.save(nib.Nifti1Image(image, np.eye(4)), root / f"{number}_{modality}.nii.gz")
+            name = f"group{number}"
+            rows.append((split, name, name, modality, f"{number}_{modality}.nii.gz", f"{number}_label.nii.gz"))
+    columns = ["split", "group", "subject", "modality", "image", "label"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "manifest.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place for runs, with a cohort of files."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "cohort").mkdir()
+    write_cohort(folder / "cohort")
+    return folder
 
 
 def one_group(batch: GroupBatch, group: int) -> GroupBatch:

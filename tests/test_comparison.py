@@ -15,7 +15,8 @@ from bingo_pl.comparison.run import compare
 from bingo_pl.config import RowConfig, TableConfig
 from bingo_pl.training import methods
 
-from .test_experiment import SETTINGS, write_cohort
+from .conftest import write_cohort
+from .test_experiment import SETTINGS
 
 TABLE = TableConfig(
     "manifest",

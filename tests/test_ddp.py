@@ -26,7 +26,7 @@ from bingo_pl.training.processes import check_processes, leave
 from bingo_pl.training.task import Optimisation, RegistrationTask
 
 from .conftest import GroupMaker
-from .test_experiment import settings, weights, write_cohort
+from .test_experiment import settings, weights
 from .test_sharding import _free_port
 
 ROUNDING = 1e-4
@@ -115,14 +115,6 @@ TRUTH_ALONE = (
     "weights.truth=1",
 )
 """The loss without noise."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 @pytest.fixture(scope="module")

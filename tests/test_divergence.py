@@ -26,17 +26,9 @@ from bingo_pl.training.task import RegistrationTask
 from data_modules.cache import CachedGroup, load_group, save_group
 
 from .conftest import GroupMaker, one_group
-from .test_experiment import settings, weights, write_cohort
+from .test_experiment import settings, weights
 
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 def check_left(run: Path) -> None:

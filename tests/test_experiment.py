@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,9 +19,8 @@ from bingo_pl.training import experiment
 from bingo_pl.training.callbacks import TrainingProgress
 from bingo_pl.training.history import History
 
-from .conftest import smooth
+from .conftest import write_cohort
 
-MODALITIES = ("a", "b")
 SETTINGS = (
     "data.modalities=[a,b]",
     "data.label_ids=[1]",
@@ -38,30 +36,6 @@ SETTINGS = (
     "log.wandb=disabled",
     "log.figure_groups=1",
 )
-
-
-def write_cohort(root: Path) -> Path:
-    """Four training, one validation and two test groups of 16x16 images."""
-    rows = []
-    for number, split in enumerate(["train"] * 4 + ["val"] + ["test"] * 2):
-        anatomy = smooth((16, 16), "cohort", number).numpy()
-        nib.save(nib.Nifti1Image((anatomy > 0.5).astype(np.uint8), np.eye(4)), root / f"{number}_label.nii.gz")
-        for contrast, modality in enumerate(MODALITIES):
-            image = np.abs(anatomy - 0.4 * contrast).astype(np.float32)
-            nib.save(nib.Nifti1Image(image, np.eye(4)), root / f"{number}_{modality}.nii.gz")
-            name = f"group{number}"
-            rows.append((split, name, name, modality, f"{number}_{modality}.nii.gz", f"{number}_label.nii.gz"))
-    columns = ["split", "group", "subject", "modality", "image", "label"]
-    pd.DataFrame(rows, columns=columns).to_csv(root / "manifest.csv", index=False)
-    return root
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 def settings(folder: Path, name: str, *overrides: str) -> config.Config:

@@ -26,19 +26,11 @@ from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.lightning import WholeCheckpoints, keep_checkpoint
 
-from .test_experiment import settings, write_cohort
+from .test_experiment import settings
 
 QUIET = Console(quiet=True)
 PATIENCE = 120.0
 """Seconds; a busy machine starts slowly."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 @pytest.fixture(scope="module")

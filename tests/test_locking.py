@@ -27,7 +27,7 @@ from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
 from data_modules.preprocess import Member
 
-from .test_experiment import SETTINGS, settings, write_cohort
+from .test_experiment import SETTINGS, settings
 
 QUIET = Console(quiet=True)
 FORK = multiprocessing.get_context("fork")
@@ -51,14 +51,6 @@ def held_elsewhere(folder: Path) -> Iterator[str]:
     finally:
         done.set()
         process.join()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 def test_a_second_process_is_refused_with_the_first_ones_id_and_host(tmp_path: Path) -> None:

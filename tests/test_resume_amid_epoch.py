@@ -17,20 +17,12 @@ from bingo_pl.training import experiment
 from bingo_pl.training.callbacks import TrainingProgress
 from bingo_pl.training.continuation import train_or_continue
 
-from .test_experiment import InterruptionError, assert_same_run, settings, write_cohort
+from .test_experiment import InterruptionError, assert_same_run, settings
 from .test_kill import SUICIDE
 
 QUIET = Console(quiet=True)
 OVERRIDES = ("data.batch_size=1", "trainer.epochs=2", "trainer.checkpoint_minutes=0")
 """Four batches an epoch, a checkpoint after each step."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 def interrupted(folder: Path, name: str, *overrides: str) -> Path:

@@ -22,7 +22,8 @@ from bingo_pl.training import experiment
 from bingo_pl.training.provenance import PROVENANCE
 from data_modules import GroupDataModule
 
-from .test_experiment import SETTINGS, write_cohort
+from .conftest import write_cohort
+from .test_experiment import SETTINGS
 
 
 @pytest.fixture

@@ -29,20 +29,12 @@ from bingo_pl.training.callbacks import TrainingProgress
 from bingo_pl.training.model import Model
 from data_modules.cache import GroupCache
 
-from .test_experiment import SETTINGS, assert_same_run, settings, write_cohort
+from .test_experiment import SETTINGS, assert_same_run, settings
 from .test_kill import wait_for
 
 QUIET = Console(quiet=True)
 EPOCHS = ("data.batch_size=1", "trainer.epochs=2")
 """Four batches an epoch."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "cohort").mkdir()
-    write_cohort(folder / "cohort")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from bingo_pl.sweeps.local import run_local
 from bingo_pl.sweeps.space import parse
 from bingo_pl.training.provenance import read_provenance
 
-from .test_experiment import SETTINGS, write_cohort
+from .conftest import write_cohort
+from .test_experiment import SETTINGS
 
 FAKE = """
 import sys, os, time

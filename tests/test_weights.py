@@ -21,7 +21,8 @@ from bingo_pl.training.make_model import pack
 from bingo_pl.training.model import Model
 from bingo_pl.training.start import start_from
 
-from .test_experiment import settings, weights, write_cohort
+from .conftest import write_cohort
+from .test_experiment import settings, weights
 
 QUIET = Console(quiet=True)
 NORM = "registrar.encoder.down.first.0.norm.weight"
