@@ -20,12 +20,12 @@ from bingo_pl import cli
 from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.comparison.rows import Row, choose_rows, ready
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import experiment
 from bingo_pl.training.lightning import device_of
-from data_modules.base import GroupDataModule
 
 console = Console()
 

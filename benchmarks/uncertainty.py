@@ -21,6 +21,7 @@ from torch import Tensor
 from bingo_pl import cli
 from bingo_pl import config as settings
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.uncertainty import displacement_uncertainty, negative_log_likelihood
@@ -29,7 +30,6 @@ from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment, ready_model
 from bingo_pl.training.model import Model
-from data_modules.base import GroupDataModule
 
 BINS = 5
 TEACHING_RATE = 2.5e-3

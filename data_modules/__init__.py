@@ -1,11 +1,11 @@
 """The cohorts that can be trained on, by the name that ``data.dataset`` takes."""
 
-from data_modules.anatomies import AnatomiesDataModule
-from data_modules.base import GroupDataModule
-from data_modules.brats import BratsDataModule
-from data_modules.learn2reg import Learn2RegDataModule
-from data_modules.manifest import ManifestDataModule
-from data_modules.mscmr import MscmrDataModule
+from bingo_pl.data_modules.anatomies import AnatomiesDataModule
+from bingo_pl.data_modules.base import GroupDataModule
+from bingo_pl.data_modules.brats import BratsDataModule
+from bingo_pl.data_modules.learn2reg import Learn2RegDataModule
+from bingo_pl.data_modules.manifest import ManifestDataModule
+from bingo_pl.data_modules.mscmr import MscmrDataModule
 
 DATA_MODULES: dict[str, type[GroupDataModule]] = {
     "mscmr": MscmrDataModule,

@@ -13,11 +13,11 @@ import torchio as tio
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules.base import GroupDataModule, Split, visible
+from bingo_pl.data_modules.phantoms.painting import paint
+from bingo_pl.data_modules.preprocess import Case, Member, to_spacing
+from bingo_pl.data_modules.reading import read_image, read_labels
 from bingo_pl.seeding import generator
-from data_modules.base import GroupDataModule, Split, visible
-from data_modules.phantoms.painting import paint
-from data_modules.preprocess import Case, Member, to_spacing
-from data_modules.reading import read_image, read_labels
 
 SIZES = (3, 4, 5)
 """Images in a group; the groups of all label maps take them in turn."""

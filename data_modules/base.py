@@ -1,6 +1,6 @@
 """What all cohorts share: settings, the cache, batches of equally large groups, known misalignment.
 
-A data module lists its cases by split and reads one case; see `data_modules.brats` for the shortest example.
+A data module lists its cases by split and reads one case; see `bingo_pl.data_modules.brats` for the shortest example.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch, collate
 from bingo_pl.config import DataConfig
+from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
+from bingo_pl.data_modules.copies import copy_each, disguise
+from bingo_pl.data_modules.preprocess import Case, Preprocessing
+from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
-from data_modules.cache import CachedGroup, GroupCache, load_group
-from data_modules.copies import copy_each, disguise
-from data_modules.preprocess import Case, Preprocessing
-from data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -97,8 +97,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             ffd_spacings: control point spacings of the misalignment, in voxels; one is drawn for each group.
             ffd_strength: largest control point displacement over the spacing.
             linear_strength: standard deviation of the misalignment's linear part, in voxels; 0: none.
-            copies: of each training image, see `data_modules.copies`; more than one only where people differ. In every
-                other epoch they are a group of their own.
+            copies: of each training image, see `bingo_pl.data_modules.copies`; more than one only where people differ.
+                In every other epoch they are a group of their own.
             draws_per_test_group: misalignments of each test group.
             workers: loader processes, and cases that are preprocessed at once.
             cache_dir: folder of preprocessed groups; None is the user's cache folder.

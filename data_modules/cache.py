@@ -24,8 +24,8 @@ from rich.progress import track
 
 from bingo_pl import sealed
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules.preprocess import Case, Preprocessing
 from bingo_pl.errors import BingoError
-from data_modules.preprocess import Case, Preprocessing
 
 VERSION = 2
 """Increase when preprocessing writes something else for the same input."""

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules.base import SPLITS, GroupDataModule, Split, some
+from bingo_pl.data_modules.cache import CachedGroup
+from bingo_pl.data_modules.pairing import CrossSubjectSampler, Pairs, merge
+from bingo_pl.data_modules.preprocess import Case, Member, foreground, to_group, to_spacing
+from bingo_pl.data_modules.problems import Problem, refuse
+from bingo_pl.data_modules.reading import read_image, read_labels, read_mask, unknown_ids
 from bingo_pl.errors import BingoError, unknown_name
-from data_modules.base import SPLITS, GroupDataModule, Split, some
-from data_modules.cache import CachedGroup
-from data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from data_modules.preprocess import Case, Member, foreground, to_group, to_spacing
-from data_modules.problems import Problem, refuse
-from data_modules.reading import read_image, read_labels, read_mask, unknown_ids
 
 MODALITIES = {"MR": "0000", "CT": "0001"}
 """Modalities and their codes in the file names."""
@@ -47,7 +47,7 @@ class Learn2RegDataModule(GroupDataModule):
     validation (``splits[1]`` before them, which are merged as test pairs are, and all of them to one group). All other
     people are for training, ``splits[0]`` of them at most, with an MR, a CT or both. Training images are deformed at
     random. Nothing is known of how one body truly maps to another, so validation and test images stay as they are, and
-    so a truth is to be had only of several ``copies`` of each training image (`data_modules.copies`).
+    so a truth is to be had only of several ``copies`` of each training image (`bingo_pl.data_modules.copies`).
 
     Each image is resampled on its own grid about its own centre: the challenge has aligned them roughly, in voxels.
     """
@@ -182,7 +182,7 @@ def read_organs(path: Path, image: tio.ScalarImage, label_ids: Sequence[int]) ->
         (1, X, Y, Z) int16 under the challenge's ids.
 
     Raises:
-        BingoError: as `data_modules.reading.read_labels`, or neither scheme fits.
+        BingoError: as `bingo_pl.data_modules.reading.read_labels`, or neither scheme fits.
     """
     labels = read_labels(path, image, TOTALSEGMENTATOR_IDS)
     if labels.data.max() > max(TOTALSEGMENTATOR.values()):

@@ -11,11 +11,11 @@ import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules.base import SPLITS, GroupDataModule, Split, some
+from bingo_pl.data_modules.manifest_file import REFUSED, Columns, Manifest, Row, read_manifest, repeated_images
+from bingo_pl.data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
+from bingo_pl.data_modules.problems import Problem
 from bingo_pl.errors import BingoError, unknown_name
-from data_modules.base import SPLITS, GroupDataModule, Split, some
-from data_modules.manifest_file import REFUSED, Columns, Manifest, Row, read_manifest, repeated_images
-from data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
-from data_modules.problems import Problem
 
 COHORT = Columns(
     ("split", "group", "subject", "modality", "image", "label"),
@@ -117,7 +117,7 @@ def _shared_subjects(rows: Sequence[Row]) -> Iterator[Problem]:
 
 
 def _group_problems(name: str, rows: Sequence[Row]) -> Iterator[Problem]:
-    """Of a group's lines alone; what its images show together is for `data_modules.checking.check`."""
+    """Of a group's lines alone; what its images show together is for `bingo_pl.data_modules.checking.check`."""
     member = Member("", Path())
     try:
         Case(name, name, (member, member))

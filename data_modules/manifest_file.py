@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.data_modules.problems import Problem, Severity, refuse
 from bingo_pl.errors import BingoError
 from bingo_pl.names import check_file_name
 from bingo_pl.regular import check_regular
-from data_modules.preprocess import Member
-from data_modules.problems import Problem, Severity, refuse
 
 REFUSED = "the manifest is refused before anything else is done"
 

@@ -13,11 +13,11 @@ import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.data_modules.base import GroupDataModule, Split, some, visible
+from bingo_pl.data_modules.preprocess import Case, Member, rescale
+from bingo_pl.data_modules.reading import read_image, read_labels
+from bingo_pl.data_modules.slices import Plane, align, match_slices
 from bingo_pl.errors import BingoError
-from data_modules.base import GroupDataModule, Split, some, visible
-from data_modules.preprocess import Case, Member, rescale
-from data_modules.reading import read_image, read_labels
-from data_modules.slices import Plane, align, match_slices
 
 HEART_RADIUS_MM = 50.0
 """Half of the largest extent of both ventricles in a short-axis slice, with a margin for the misalignment."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules.sampling import EqualSizeSampler
 from bingo_pl.errors import BingoError
 from bingo_pl.seeding import generator
-from data_modules.sampling import EqualSizeSampler
 
 Pair = tuple[int, int]
 """Positions of a pair's images in their dataset."""

@@ -12,10 +12,10 @@ import torchio as tio
 from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.data_modules.reading import corner_distance_mm, read_image, read_labels, read_mask
 from bingo_pl.errors import BingoError
 from bingo_pl.memory import shortage
 from bingo_pl.names import check_file_name
-from data_modules.reading import corner_distance_mm, read_image, read_labels, read_mask
 
 PERCENTILES = (0.5, 99.5)
 BACKGROUND_SHARE = 0.2

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torchio as tio
 
+from bingo_pl.data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
+from bingo_pl.data_modules.problems import Problem, refuse
+from bingo_pl.data_modules.volume import open_volume
 from bingo_pl.errors import BingoError
-from data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
-from data_modules.problems import Problem, refuse
-from data_modules.volume import open_volume
 
 __all__ = [
     "corner_distance_mm",

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 import torchio as tio
 
-from data_modules import alignment as alignments
+from bingo_pl.data_modules import alignment as alignments
 
 log = logging.getLogger(__name__)
 

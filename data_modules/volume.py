@@ -20,9 +20,8 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from bingo_pl.memory import shortage
-from data_modules.beginnings import LARGEST_GZIP_RATIO, gzip_reader, plain_reader
-from data_modules.geometry import (
+from bingo_pl.data_modules.beginnings import LARGEST_GZIP_RATIO, gzip_reader, plain_reader
+from bingo_pl.data_modules.geometry import (
     ITK_SHEAR_TOLERANCE,
     corner_distance_mm,
     geometry_tolerance_mm,
@@ -32,8 +31,9 @@ from data_modules.geometry import (
     voxel_size_mm,
     without_shear,
 )
-from data_modules.problems import Mend, Problem, found
-from data_modules.units import in_mm, named_unit_mm, nifti_unit_mm, nrrd_units
+from bingo_pl.data_modules.problems import Mend, Problem, found
+from bingo_pl.data_modules.units import in_mm, named_unit_mm, nifti_unit_mm, nrrd_units
+from bingo_pl.memory import shortage
 
 UNREADABLE = (
     OSError,

@@ -21,11 +21,11 @@ from PIL import Image
 from rich.console import Console
 
 from bingo_pl import register
+from bingo_pl.data_modules.phantoms.cohorts import write_cohort
 from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp, warp_labels
-from data_modules.phantoms.cohorts import write_cohort
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SEQUENCES = ("C0", "LGE", "T2")

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from bingo_pl import BingoError
+from bingo_pl.data_modules import alignment
 from bingo_pl.files.affine import affine_stage, overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, read_scan
-from data_modules import alignment
 
 from .test_resampling import places
 from .test_transforms import make_grid

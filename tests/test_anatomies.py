@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from bingo_pl.data_modules.anatomies import SIZES, AnatomiesDataModule
+from bingo_pl.data_modules.phantoms import anatomy as phantom_anatomy
+from bingo_pl.data_modules.phantoms.painting import paint
 from bingo_pl.seeding import generator
-from data_modules.anatomies import SIZES, AnatomiesDataModule
-from data_modules.phantoms import anatomy as phantom_anatomy
-from data_modules.phantoms.painting import paint
 
 
 def blocks(shape: tuple[int, ...]) -> torch.Tensor:

@@ -20,10 +20,10 @@ from scipy.linalg import logm
 
 from bingo_pl import BingoError
 from bingo_pl.cli import main
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.grids import Grid
 from bingo_pl.registration import atlas
 from bingo_pl.registration.centring import centred
-from data_modules.preprocess import Member
 
 from .conftest import smooth
 from .test_affine import GRIDS, image, move

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from bingo_pl.batch import GroupBatch, collate
+from bingo_pl.data_modules.copies import copy_each, disguise, recoloured
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.metrics import warping_residual
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, invert
-from data_modules.copies import copy_each, disguise, recoloured
 
 from .conftest import GroupMaker, one_group
 from .test_data_base import make as make_toy

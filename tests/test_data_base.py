@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules import base
+from bingo_pl.data_modules.base import GroupDataModule, Split
+from bingo_pl.data_modules.cache import CachedGroup, load_group
+from bingo_pl.data_modules.preprocess import Case, Member
+from bingo_pl.data_modules.sampling import EqualSizeSampler, ResumableLoader
 from bingo_pl.errors import BingoError
 from bingo_pl.seeding import generator
-from data_modules import base
-from data_modules.base import GroupDataModule, Split
-from data_modules.cache import CachedGroup, load_group
-from data_modules.preprocess import Case, Member
-from data_modules.sampling import EqualSizeSampler, ResumableLoader
 
 from .conftest import one_group
 

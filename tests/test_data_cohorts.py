@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.data_modules import DATA_MODULES, GroupDataModule
 from bingo_pl.errors import BingoError
-from data_modules import DATA_MODULES, GroupDataModule
 
 BRAIN = slice(8, 20), slice(6, 20), slice(10, 18)
 """Where the toy brain lies in its 24x24x24 volume."""

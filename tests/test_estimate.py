@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bingo_pl import BingoError, config
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.streaming.estimate import estimate
 from bingo_pl.streaming.file_source import FileSource, place
 from bingo_pl.streaming.stream import StreamedImage, register_stream
 from bingo_pl.training.model import Model
-from data_modules.preprocess import Member
 
 from .test_stream import PLENTY, displacements, moving
 

@@ -13,10 +13,10 @@ import torchio as tio
 from numpy.typing import NDArray
 
 from bingo_pl import BingoError, memory, register
+from bingo_pl.data_modules.preprocess import foreground, rescale, to_spacing
 from bingo_pl.files.scans import Images, grid_around, group_grid, read_scan
 from bingo_pl.files.transforms import FieldTransform, read_transform, write_transform
 from bingo_pl.registration.apply import apply
-from data_modules.preprocess import foreground, rescale, to_spacing
 
 from .conftest import smooth
 from .test_register import OBLIQUE, make_checkpoint, report_without_pictures, write

@@ -7,7 +7,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import bingo_pl
-import data_modules
+from bingo_pl import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (

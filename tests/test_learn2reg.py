@@ -12,11 +12,11 @@ import torch
 
 from bingo_pl import config as settings
 from bingo_pl.comparison.rows import choose_rows
+from bingo_pl.data_modules.learn2reg import Learn2RegDataModule
+from bingo_pl.data_modules.pairing import CrossSubjectSampler
+from bingo_pl.data_modules.phantoms import abdomen
+from bingo_pl.data_modules.phantoms.cohorts import write_cohort
 from bingo_pl.errors import BingoError
-from data_modules.learn2reg import Learn2RegDataModule
-from data_modules.pairing import CrossSubjectSampler
-from data_modules.phantoms import abdomen
-from data_modules.phantoms.cohorts import write_cohort
 
 SHAPE = (12, 10, 12)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import bingo_pl
-import data_modules
-from bingo_pl import cli
+from bingo_pl import cli, data_modules
 from bingo_pl.registration import apply as application
 from bingo_pl.registration.apply import Applied
 

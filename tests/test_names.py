@@ -17,13 +17,13 @@ from bingo_pl import BingoError, config, register
 from bingo_pl.cli import main
 from bingo_pl.comparison.rows import choose_rows
 from bingo_pl.config import RowConfig, TableConfig
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.scans import names_of
 from bingo_pl.names import LONGEST, check_file_name
 from bingo_pl.registration import atlas
 from bingo_pl.registration.streamed import register_files
 from bingo_pl.sweeps import trials
 from bingo_pl.training import experiment
-from data_modules.preprocess import Member
 
 ESCAPING = ("../../x", "T1/Gd", "..", "a\\b", ".hidden", "x" * (LONGEST + 1), "a\nb", "a\x00b", " a", "", "\udcff")
 MEMORY = 10**8

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bingo_pl import BingoError
+from bingo_pl.data_modules.manifest_file import read_group
 from bingo_pl.files.landmarks import read_landmarks
 from bingo_pl.files.record import read_record
 from bingo_pl.training import ready_model
-from data_modules.manifest_file import read_group
 
 READERS: dict[str, Callable[[Path], object]] = {
     "group.csv": read_group,

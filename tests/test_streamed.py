@@ -18,11 +18,11 @@ import pytest
 import SimpleITK as sitk
 
 from bingo_pl import BingoError, register
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.grids import Grid
 from bingo_pl.registration import streamed
 from bingo_pl.registration.streamed import UNFINISHED, probe_files, register_files
 from bingo_pl.training.model import Model
-from data_modules.preprocess import Member
 
 from .test_affine import image, move
 from .test_register import FIRST, kinds, make_checkpoint
@@ -152,7 +152,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from bingo_pl.registration import streamed
-from data_modules.preprocess import Member
+from bingo_pl.data_modules.preprocess import Member
 
 folder, moment = Path(sys.argv[1]), int(sys.argv[2])
 write_bytes = Path.write_bytes

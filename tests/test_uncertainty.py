@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from bingo_pl import GroupBatch, config
+from bingo_pl.data_modules.phantoms.anatomy import draw
+from bingo_pl.data_modules.phantoms.painting import paint
 from bingo_pl.evaluation.metrics import warp_group_labels, warping_residual
 from bingo_pl.evaluation.uncertainty import belongs, disagreement, displacement_uncertainty, negative_log_likelihood
 from bingo_pl.methods.baselines import Descent, Iterative, Refined
@@ -22,8 +24,6 @@ from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from bingo_pl.training import methods, ready_model
 from bingo_pl.training.task import truth_loss
-from data_modules.phantoms.anatomy import draw
-from data_modules.phantoms.painting import paint
 
 from .conftest import GroupMaker
 

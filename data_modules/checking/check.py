@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bingo_pl.atomic import check_place
+from bingo_pl.data_modules.checking.folder_listing import list_folder
+from bingo_pl.data_modules.checking.group_pitfalls import Seen, cohort_findings, group_findings
+from bingo_pl.data_modules.checking.listing import FORMATS, Finding, Listing, ending
+from bingo_pl.data_modules.checking.manifest_listing import list_manifest
+from bingo_pl.data_modules.checking.mending import mend
+from bingo_pl.data_modules.checking.naming import role_of
+from bingo_pl.data_modules.checking.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
+from bingo_pl.data_modules.problems import Mend, Problem, Severity, found
+from bingo_pl.data_modules.volume import Volume, open_volume
 from bingo_pl.errors import BingoError
-from data_modules.checking.folder_listing import list_folder
-from data_modules.checking.group_pitfalls import Seen, cohort_findings, group_findings
-from data_modules.checking.listing import FORMATS, Finding, Listing, ending
-from data_modules.checking.manifest_listing import list_manifest
-from data_modules.checking.mending import mend
-from data_modules.checking.naming import role_of
-from data_modules.checking.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
-from data_modules.problems import Mend, Problem, Severity, found
-from data_modules.volume import Volume, open_volume
 
 Track = Callable[[Collection[Path]], Iterable[Path]]
 """Shows how far a loop over files is."""

@@ -7,10 +7,17 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
-from data_modules.checking.naming import case_and_modality, has_channels, place_of, role_of, stem_of, without_role
-from data_modules.preprocess import Member
-from data_modules.problems import Problem
+from bingo_pl.data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
+from bingo_pl.data_modules.checking.naming import (
+    case_and_modality,
+    has_channels,
+    place_of,
+    role_of,
+    stem_of,
+    without_role,
+)
+from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.data_modules.problems import Problem
 
 FOREIGN = (".dcm", ".ima", ".hdr", ".img", ".mif", ".mnc", ".par", ".rec", ".nii.bz2", ".nii.zst")
 """Medical images in other formats. Other files beside images, such as tables and texts, are none of our business."""

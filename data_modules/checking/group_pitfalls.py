@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 
-from data_modules.checking.listing import Finding, Group, Listing
-from data_modules.geometry import corner_distance_mm, voxel_size_mm
-from data_modules.problems import Problem
-from data_modules.reading import other_grid
-from data_modules.volume import Volume
+from bingo_pl.data_modules.checking.listing import Finding, Group, Listing
+from bingo_pl.data_modules.geometry import corner_distance_mm, voxel_size_mm
+from bingo_pl.data_modules.problems import Problem
+from bingo_pl.data_modules.reading import other_grid
+from bingo_pl.data_modules.volume import Volume
 
 SAMPLES = 9
 """Along each axis, of the points at which overlap is looked for; they include the corners."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_modules.preprocess import Member
-from data_modules.problems import Problem
+from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.data_modules.problems import Problem
 
 FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
 """One file a volume, with its place in space."""

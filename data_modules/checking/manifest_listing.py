@@ -6,10 +6,10 @@ import dataclasses
 import os
 from pathlib import Path
 
-from data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
-from data_modules.manifest import COHORT, groups_of, with_cohort_problems
-from data_modules.manifest_file import GROUP, Manifest, Row, read_manifest
-from data_modules.preprocess import Member
+from bingo_pl.data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
+from bingo_pl.data_modules.manifest import COHORT, groups_of, with_cohort_problems
+from bingo_pl.data_modules.manifest_file import GROUP, Manifest, Row, read_manifest
+from bingo_pl.data_modules.preprocess import Member
 
 
 def list_manifest(path: Path) -> Listing:

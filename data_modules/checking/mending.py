@@ -13,10 +13,10 @@ import nibabel as nib
 import numpy as np
 
 from bingo_pl.atomic import replacing
-from data_modules.geometry import corner_distance_mm
-from data_modules.problems import Mend
-from data_modules.units import SPACE_BITS
-from data_modules.volume import Volume
+from bingo_pl.data_modules.geometry import corner_distance_mm
+from bingo_pl.data_modules.problems import Mend
+from bingo_pl.data_modules.units import SPACE_BITS
+from bingo_pl.data_modules.volume import Volume
 
 MILLIMETRE = 2
 """NIfTI's code."""

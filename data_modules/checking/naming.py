@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from data_modules.checking.listing import FORMATS, ending
+from bingo_pl.data_modules.checking.listing import FORMATS, ending
 
 LABEL_WORDS = frozenset(
     {"seg", "dseg", "segmentation", "label", "labels", "manual", "lesion", "lesions", "gt", "goldstandard"}

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torchio as tio
 
+from bingo_pl.data_modules.geometry import ITK_SHEAR_TOLERANCE, geometry_tolerance_mm, shear, show_mm, voxel_size_mm
+from bingo_pl.data_modules.preprocess import foreground, is_binary, rescale
+from bingo_pl.data_modules.problems import Mend, Problem
+from bingo_pl.data_modules.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids
+from bingo_pl.data_modules.volume import Nifti, Volume
 from bingo_pl.errors import BingoError
-from data_modules.geometry import ITK_SHEAR_TOLERANCE, geometry_tolerance_mm, shear, show_mm, voxel_size_mm
-from data_modules.preprocess import foreground, is_binary, rescale
-from data_modules.problems import Mend, Problem
-from data_modules.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids
-from data_modules.volume import Nifti, Volume
 
 CT_PADDING = (-1024, -2000, -2048, -3024)
 """What CT scanners and converters write outside the field of view."""

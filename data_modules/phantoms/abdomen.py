@@ -13,7 +13,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data_modules.phantoms.mr import Array, Scene, SmoothField, Tissue, acquire, coverage, jitter, mix, spin_echo, turn
+from bingo_pl.data_modules.phantoms.mr import (
+    Array,
+    Scene,
+    SmoothField,
+    Tissue,
+    acquire,
+    coverage,
+    jitter,
+    mix,
+    spin_echo,
+    turn,
+)
 
 LIVER, SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY = 1, 2, 3, 4  # label ids of Learn2Reg's AbdomenMRCT
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from data_modules.phantoms import brain as phantom_brain
-from data_modules.phantoms import cardiac as phantom_cardiac
-from data_modules.phantoms.mr import Array, Scene, SmoothField
+from bingo_pl.data_modules.phantoms import brain as phantom_brain
+from bingo_pl.data_modules.phantoms import cardiac as phantom_cardiac
+from bingo_pl.data_modules.phantoms.mr import Array, Scene, SmoothField
 
 LABELS = 24
 """Label ids are at most this; 0 is outside the body."""

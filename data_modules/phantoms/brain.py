@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_modules.phantoms.mr import (
+from bingo_pl.data_modules.phantoms.mr import (
     Array,
     Scene,
     SmoothField,

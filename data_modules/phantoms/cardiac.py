@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_modules.phantoms.chest import Chest
-from data_modules.phantoms.heart import Heart
-from data_modules.phantoms.mr import (
+from bingo_pl.data_modules.phantoms.chest import Chest
+from bingo_pl.data_modules.phantoms.heart import Heart
+from bingo_pl.data_modules.phantoms.mr import (
     Array,
     Points,
     SmoothField,

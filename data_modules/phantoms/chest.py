@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_modules.phantoms.mr import Array, Points, Scene, coverage, ellipse, turn
+from bingo_pl.data_modules.phantoms.mr import Array, Points, Scene, coverage, ellipse, turn
 
 
 class Chest:

@@ -20,11 +20,11 @@ from platformdirs import user_cache_dir
 from rich.progress import track
 from scipy.spatial.transform import Rotation
 
+from bingo_pl.data_modules.phantoms import abdomen as phantom_abdomen
+from bingo_pl.data_modules.phantoms import anatomy as phantom_anatomy
+from bingo_pl.data_modules.phantoms import brain as phantom_brain
+from bingo_pl.data_modules.phantoms import cardiac as phantom_cardiac
 from bingo_pl.errors import BingoError, unknown_name
-from data_modules.phantoms import abdomen as phantom_abdomen
-from data_modules.phantoms import anatomy as phantom_anatomy
-from data_modules.phantoms import brain as phantom_brain
-from data_modules.phantoms import cardiac as phantom_cardiac
 
 VERSION = 2
 """Part of the cache key: raise it when the same arguments give other voxels."""
@@ -100,7 +100,7 @@ def _write_anatomies(root: Path, subject: int, rng: np.random.Generator, spacing
 
 
 def _write_learn2reg(root: Path, subject: int, rng: np.random.Generator, spacing: float) -> None:
-    """One person's MR, CT or both on the grid of 384x320x384 mm, as `data_modules.learn2reg` wants them.
+    """One person's MR, CT or both on the grid of 384x320x384 mm, as `bingo_pl.data_modules.learn2reg` wants them.
 
     Like the challenge's: 1 to 8 have both, 9 to 16 too and are for testing, their labels under TotalSegmentator's ids;
     of 17 to 64 there is MR or CT alone. Whoever comes after them is for testing too: 8 pairs do not tell methods apart.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.phantoms.mr import Array, Points, Scene, coverage, ellipse, turn
+from bingo_pl.data_modules.phantoms.mr import Array, Points, Scene, coverage, ellipse, turn
 
 MYOCARDIUM, LEFT, RIGHT = 200, 500, 600  # label ids of the MS-CMRSeg challenge
 

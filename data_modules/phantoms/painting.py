@@ -11,8 +11,8 @@ import torch
 from monai.networks.layers import GaussianFilter
 from torch import Tensor
 
+from bingo_pl.data_modules.preprocess import PERCENTILES
 from bingo_pl.spatial import resize
-from data_modules.preprocess import PERCENTILES
 
 ALIKE = 0.15
 """Share of labels that look like another one in an image."""
@@ -31,7 +31,7 @@ DARK = 0.5
 
 
 def paint(labels: Tensor, images: int, generator: torch.Generator) -> Tensor:
-    """Images of one anatomy in random contrasts, scaled as files are (`data_modules.preprocess.rescale`).
+    """Images of one anatomy in random contrasts, scaled as files are (`bingo_pl.data_modules.preprocess.rescale`).
 
     Args:
         labels: (*S) integer, 0 where there is no body.

@@ -20,6 +20,9 @@ from bingo_pl import config as settings
 from bingo_pl.atomic import check_unused
 from bingo_pl.comparison import run as comparison
 from bingo_pl.crashes import describe, write_log
+from bingo_pl.data_modules.checking import check as checking
+from bingo_pl.data_modules.manifest_file import read_group
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
 from bingo_pl.files.scans import check_names, names_of
@@ -39,9 +42,6 @@ from bingo_pl.sweeps.local import run_local
 from bingo_pl.training import experiment
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.model import Model
-from data_modules.checking import check as checking
-from data_modules.manifest_file import read_group
-from data_modules.preprocess import Member
 
 app = typer.Typer(
     help="BInGo: learned groupwise registration of multimodal medical images.",

@@ -33,6 +33,7 @@ from bingo_pl.comparison.rows import (
 from bingo_pl.comparison.table import MethodInfo, write_tables
 from bingo_pl.config import Config, TableConfig
 from bingo_pl.csv_files import read_table
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unregistered
 from bingo_pl.locking import held
@@ -40,7 +41,6 @@ from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.lightning import device_of
 from bingo_pl.training.provenance import read_provenance
-from data_modules.base import GroupDataModule
 
 SCORES = "groups.csv"
 COLUMNS = [field.name for field in dataclasses.fields(Scores)]

@@ -20,11 +20,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from bingo_pl.data_modules.alignment import Alignment, align
+from bingo_pl.data_modules.slices import Plane
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import LPS
 from bingo_pl.files.scans import Scan
-from data_modules.alignment import Alignment, align
-from data_modules.slices import Plane
 
 MODES = ("auto", "always", "never")
 """Where it is needed, for every image, for none."""

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_modules.checking.check import Checkup
-from data_modules.checking.listing import Finding
+from bingo_pl.data_modules.checking.check import Checkup
+from bingo_pl.data_modules.checking.listing import Finding
 
 COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 

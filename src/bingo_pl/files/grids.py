@@ -12,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from bingo_pl.data_modules.geometry import invalid
 from bingo_pl.errors import BingoError
 from bingo_pl.memory import shortage
-from data_modules.geometry import invalid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS mm to LPS mm, and back."""

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bingo_pl.atomic import replacing
+from bingo_pl.data_modules.units import named_unit_mm
 from bingo_pl.errors import BingoError
 from bingo_pl.regular import check_regular
-from data_modules.units import named_unit_mm
 
 SIGNS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1)}
 """Of the coordinates, to RAS and back."""

@@ -14,15 +14,15 @@ import torch
 import torchio as tio
 from numpy.typing import NDArray
 
+from bingo_pl.data_modules.preprocess import foreground, rescale
+from bingo_pl.data_modules.reading import read_voxels, stored_ids, to_ids, to_image, to_mask
+from bingo_pl.data_modules.volume import as_native, slice_last
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RESERVED, sha256_of
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.names import check_file_name
-from data_modules.preprocess import foreground, rescale
-from data_modules.reading import read_voxels, stored_ids, to_ids, to_image, to_mask
-from data_modules.volume import as_native, slice_last
 
 Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
 """An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""

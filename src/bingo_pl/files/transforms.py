@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bingo_pl.atomic import replacing
+from bingo_pl.data_modules.units import in_mm, nifti_unit_mm
+from bingo_pl.data_modules.volume import UNREADABLE
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.spatial import compose
-from data_modules.units import in_mm, nifti_unit_mm
-from data_modules.volume import UNREADABLE
 
 FADE = 2
 """The displacement fades over this many times its reach, so that its slope stays below 1 / FADE and nothing folds."""

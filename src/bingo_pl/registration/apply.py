@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl.atomic import check_new_file
+from bingo_pl.data_modules.reading import corner_distance_mm, read_voxels, stored_ids, whole_numbers
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.landmarks import read_landmarks, write_landmarks
@@ -19,7 +20,6 @@ from bingo_pl.files.record import read_record
 from bingo_pl.files.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels, to_array
 from bingo_pl.files.scans import describe
 from bingo_pl.files.transforms import write_image
-from data_modules.reading import corner_distance_mm, read_voxels, stored_ids, whole_numbers
 
 TEMPLATE_NAME = "template"
 POINTS = (".csv", ".fcsv", ".json")

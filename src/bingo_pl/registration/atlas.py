@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bingo_pl import __version__
 from bingo_pl.atomic import check_unused, replacing_folder
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.errors import unknown_name
 from bingo_pl.files.affine import MODES
 from bingo_pl.files.grids import Grid
@@ -38,7 +39,6 @@ from bingo_pl.spatial import compose, invert
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
 from bingo_pl.training.model import Model
-from data_modules.preprocess import Member
 
 RECORD = "atlas.json"
 Displacements = Callable[[], Iterable[tuple[int, Tensor]]]

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from scipy.linalg import expm, logm
 
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.errors import BingoError
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
@@ -29,7 +30,6 @@ from bingo_pl.registration.telling import track
 from bingo_pl.streaming.file_source import place
 from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training.model import Model
-from data_modules.preprocess import Member
 
 MOST_LABELS = 256
 """More is an image that was taken for a label map."""

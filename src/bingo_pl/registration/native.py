@@ -17,6 +17,7 @@ from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.similarity import Combined, Experts, Information, Similarity
 from bingo_pl.alignment.transforms import Fields, fields_of
 from bingo_pl.alignment.volume import Picture
+from bingo_pl.data_modules.slices import PARALLEL
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.files.affine import Stage, overlap
@@ -27,7 +28,6 @@ from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_o
 from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge
 from bingo_pl.training.model import Model
-from data_modules.slices import PARALLEL
 
 
 @dataclass(frozen=True, eq=False)

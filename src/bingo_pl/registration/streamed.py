@@ -29,6 +29,7 @@ from rich.markup import escape
 
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
@@ -44,7 +45,6 @@ from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
 from bingo_pl.streaming.stream import StreamedRegistration, register_stream
 from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training.model import Model
-from data_modules.preprocess import Member
 
 UNFINISHED = "unfinished"
 """The folder in the output folder, while there is something to do."""

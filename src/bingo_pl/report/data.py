@@ -17,6 +17,8 @@ import torch
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
+from bingo_pl.data_modules.preprocess import PERCENTILES, foreground
+from bingo_pl.data_modules.reading import read_image, read_voxels
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.figures import views
@@ -25,8 +27,6 @@ from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.record import Entry, Record, read_record
 from bingo_pl.files.resampling import resample_image, resample_labels
 from bingo_pl.files.transforms import affine_transform, read_transform, sampled_displacement
-from data_modules.preprocess import PERCENTILES, foreground
-from data_modules.reading import read_image, read_voxels
 
 MAX_PICTURED = 8
 """Images of which pictures are drawn: of larger groups those whose figures are worst."""

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.data_modules.reading import read_voxels
 from bingo_pl.files.affine import Stage, affine_stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, check_dimensions, grid_around, read_scan
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.stream import StreamedImage
 from bingo_pl.training.model import Model
-from data_modules.preprocess import Member
-from data_modules.reading import read_voxels
 
 
 @dataclass(frozen=True, eq=False)

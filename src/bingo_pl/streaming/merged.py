@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 
 from bingo_pl.batch import GroupBatch
+from bingo_pl.data_modules import GroupDataModule
+from bingo_pl.data_modules.cache import CachedGroup, load_group
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.streamed_metrics import Reference
 from bingo_pl.seeding import generator
 from bingo_pl.streaming.stream import StreamedImage
-from data_modules import GroupDataModule
-from data_modules.cache import CachedGroup, load_group
 
 
 class Unit(NamedTuple):

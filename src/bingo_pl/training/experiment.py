@@ -19,6 +19,9 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
+from bingo_pl.data_modules import DATA_MODULES
+from bingo_pl.data_modules.base import GroupDataModule
+from bingo_pl.data_modules.phantoms.cohorts import ensure_cohort
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
@@ -37,9 +40,6 @@ from bingo_pl.training.start import start_from
 from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import Optimisation, RegistrationTask
 from bingo_pl.training.weights import check_resumable, fill
-from data_modules import DATA_MODULES
-from data_modules.base import GroupDataModule
-from data_modules.phantoms.cohorts import ensure_cohort
 
 FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
 FIXED_BY_RUN = (

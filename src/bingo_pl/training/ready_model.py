@@ -1,8 +1,8 @@
 """The models that come with the package, for images of any modality, with no training of one's own.
 
-They are trained on synthetic anatomies in random contrasts (`data_modules.anatomies`); docs/ready_model.md says how
-well they do on real images. A model is one safetensors file; its header holds the settings, a card and a digest of the
-weights, so nothing is unpickled.
+They are trained on synthetic anatomies in random contrasts (`bingo_pl.data_modules.anatomies`); docs/ready_model.md
+says how well they do on real images. A model is one safetensors file; its header holds the settings, a card and a
+digest of the weights, so nothing is unpickled.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config, IntrinsicConfig, RefineConfig
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.errors import BingoError
-from data_modules.base import GroupDataModule
 
 INDIFFERENT = (
     "name",
