@@ -9,9 +9,9 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from bingo_pl import cli
 from bingo_pl.cli import main
 from bingo_pl.registration import apply as application
+from bingo_pl.report import page
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -93,7 +93,7 @@ def test_a_log_that_cannot_be_written_in_its_place_is_temporary(
     (tmp_path / "file").touch()
     monkeypatch.setattr(platformdirs, "user_log_path", lambda name: tmp_path / "file" / name)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(cli, "write_report", unforeseen)
+    monkeypatch.setattr(page, "write_report", unforeseen)
     assert run(monkeypatch, "report", "x") == 70
     (log,) = tmp_path.glob("*.log")
     assert str(log) in capsys.readouterr().err

@@ -28,7 +28,7 @@ from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.registration import registered
-from bingo_pl.registration.workflow import REFINE, REFINED_UP_TO
+from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
 from bingo_pl.training.model import Model
