@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from bingo_pl import config as settings
+from bingo_pl.device import full_precision
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation import uncertainty
 from bingo_pl.files.affine import MODES, affine_stage
@@ -40,6 +41,7 @@ UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
 
 
+@full_precision()
 def register(
     images: Images,
     checkpoint: Path | str | None = None,
