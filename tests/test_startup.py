@@ -39,7 +39,7 @@ COMMAND = "import bingo_pl.__main__ as bingo; bingo.main()"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["register", "--help"], ["train", "--help"]],
+    [["--help"], ["--version"], ["register", "--help"], ["train", "--help"]],
     ids=" ".join,
 )
 def test_help_imports_no_library_of_images_or_training(arguments: list[str]) -> None:

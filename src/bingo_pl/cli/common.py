@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +19,19 @@ Overrides = Annotated[
 ]
 CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="runs/<name>/checkpoints/last.ckpt")]
 
+
+def _experiments(incomplete: str) -> list[str]:
+    """Names to complete, and where none begins so, what the shell completes: files."""
+    folder = Path(__file__).parents[1] / "experiments"
+    return sorted(file.stem for file in folder.glob(f"{glob.escape(incomplete)}*.yaml"))
+
+
+Experiment = Annotated[
+    str,
+    typer.Argument(metavar="EXPERIMENT", help="Name of an experiment, or a YAML file", autocompletion=_experiments),
+]
+NewFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder that does not exist yet")]
+Device = Annotated[Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to compute")]
 MemoryOption = Annotated[str, typer.Option(help="What images in work, features and sums may take, e.g. 500MB or 4GB")]
 
 

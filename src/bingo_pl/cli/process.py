@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 
@@ -16,8 +17,17 @@ from bingo_pl.signals import Stopped, stopping
 def run(command: Callable[[], object]) -> None:
     """Run a command; whatever ends it is told in one line, without a traceback.
 
-    Exit status: 2 for bad input, 128 + signal where it was stopped (130 for Ctrl-C, 143 for SIGTERM), 70 for an error
-    that nobody foresaw, whose traceback goes to a log.
+    Exit status, of every command:
+
+    ===== ==========================================================================================================
+    0     done
+    1     done, but look: `bingo check` found an error or a warning, a registration is in doubt, nothing arrived
+    2     input, settings or options that cannot be used
+    70    an error that nobody foresaw, whose traceback goes to a log
+    130   stopped by Ctrl-C
+    141   whoever read the output has closed it, e.g. ``| head``
+    143   stopped by SIGTERM
+    ===== ==========================================================================================================
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -32,6 +42,10 @@ def run(command: Callable[[], object]) -> None:
         if not stop.told:
             _tell("stopped by", str(stop).removeprefix("stopped by "))
         sys.exit(stop.code)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # of which typer makes 1
+            sys.exit(128 + signal.SIGPIPE)
+        raise
     except Exception as error:
         from bingo_pl.crashes import describe, write_log
 

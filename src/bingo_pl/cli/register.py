@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import console, pair
+from bingo_pl.cli.common import Device, NewFolder, console, pair
 from bingo_pl.errors import BingoError
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 
 
 def register(
-    output: Annotated[Path, typer.Option(help="A folder that does not exist yet")],
+    output: NewFolder,
     checkpoint: Annotated[
         Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
     ] = None,
@@ -32,9 +32,9 @@ def register(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
     ] = None,
     transform: Annotated[
-        str | None,
+        Literal["auto", "rigid", "affine", "deformable", "network"] | None,
         typer.Option(
-            help="Last stage: auto (what the evidence speaks for), rigid, affine, deformable, or network alone",
+            help="Last stage; auto: what the evidence speaks for, network: the network alone",
             show_default="auto; network with --affine or --refine",
         ),
     ] = None,
@@ -50,10 +50,8 @@ def register(
     ] = None,
     like: Annotated[Path | None, typer.Option(metavar="FILE", help="Image whose grid the results get instead")] = None,
     affine: Annotated[
-        str | None,
-        typer.Option(
-            help="Affine stage of --transform network and of --memory: auto, always or never", show_default="auto"
-        ),
+        Literal["auto", "always", "never"] | None,
+        typer.Option(help="Affine stage of --transform network and of --memory", show_default="auto"),
     ] = None,
     refine: Annotated[
         int | None,
@@ -68,7 +66,7 @@ def register(
     memory: Annotated[
         str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
     ] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 

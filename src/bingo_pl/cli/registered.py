@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import MemoryOption, console
+from bingo_pl.cli.common import Device, MemoryOption, NewFolder, console
 from bingo_pl.errors import BingoError
 
 
@@ -25,7 +25,7 @@ def estimate(
     ] = None,
     shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
     memory: MemoryOption = "1GB",
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
     from bingo_pl.data_modules.manifest_file import read_group
@@ -62,11 +62,13 @@ def _sizes(text: str) -> list[int]:
 
 def atlas(
     manifest: Annotated[Path, typer.Argument(help="A CSV file with the columns modality,image[,mask,label]")],
-    output: Annotated[Path, typer.Option(help="A folder that does not exist yet")],
+    output: NewFolder,
     checkpoint: Annotated[
         Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
     ] = None,
-    affine: Annotated[str, typer.Option(help="always, auto (images that are not roughly aligned) or never")] = "always",
+    affine: Annotated[
+        Literal["always", "auto", "never"], typer.Option(help="Affine stage; auto: of images not roughly aligned")
+    ] = "always",
     memory: MemoryOption = "1GB",
 ) -> None:
     """Make a population's unbiased template, with the probability of each label where label maps are given.
@@ -85,9 +87,11 @@ def apply(
     registration: Annotated[Path, typer.Option(help="The folder that bingo register wrote")],
     source: Annotated[str, typer.Option("--from", help="The member whose space FILE is in, or template")],
     target: Annotated[str, typer.Option("--to", help="The member to move it to, or template")],
-    output: Annotated[Path, typer.Option(help="The file to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write")],
     labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
-    space: Annotated[str | None, typer.Option(help="Of landmarks whose file does not say it: RAS or LPS")] = None,
+    space: Annotated[
+        Literal["RAS", "LPS"] | None, typer.Option(help="Space of landmarks whose file does not say it")
+    ] = None,
 ) -> None:
     """Move an image, a label map or landmarks from one member of a registered group to another.
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from bingo_pl.cli.common import MemoryOption, Overrides, console, pair
+from bingo_pl.cli.common import Experiment, MemoryOption, Overrides, console, pair
 from bingo_pl.errors import BingoError
 from bingo_pl.names import check_file_name
 
 
 def table(
-    experiment_name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
+    experiment_name: Experiment,
     overrides: Overrides = None,
     methods: Annotated[str, typer.Option(help="Only these, with commas between. Empty: all of the table")] = "",
     checkpoint: Annotated[
@@ -49,7 +49,9 @@ def sweep(
     count: Annotated[int | None, typer.Option(min=1, help="Trials at most (on W&B: of each agent)")] = None,
     agents: Annotated[int, typer.Option(min=1, help="Trials at a time; the GPUs are shared out")] = 1,
     seed: Annotated[int | None, typer.Option(help="Of a random search with --local; 0 if not given")] = None,
-    output: Annotated[Path | None, typer.Option(help="With --local; runs/sweeps/<name> if not given")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --local; runs/sweeps/<name> if not given")
+    ] = None,
 ) -> None:
     """Search settings: each trial is a training, chosen by a W&B sweep or, with --local, by this command."""
     from bingo_pl.sweeps import trials as sweeping
@@ -65,7 +67,7 @@ def sweep(
 
 
 def scalability(
-    experiment_name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
+    experiment_name: Experiment,
     checkpoint: Annotated[Path, typer.Option(help="runs/<name>/checkpoints/best.ckpt")],
     overrides: Overrides = None,
     images: Annotated[int, typer.Option(min=1, help="In the largest group")] = 1320,

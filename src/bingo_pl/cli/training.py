@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from bingo_pl.cli.common import CheckpointArgument, Overrides, console
+from bingo_pl.cli.common import CheckpointArgument, Experiment, Overrides, console
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
+    name: Experiment,
     overrides: Overrides = None,
     go_on: Annotated[
         bool, typer.Option("--continue", help="Go on with the run of this name if there is one; leave it if it is done")
