@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from bingo_pl.alignment.maps import Lattice, Linear
@@ -61,7 +61,7 @@ def _seen(picture: Picture, lattice: Lattice, linear: Linear) -> NDArray[np.floa
     values, to_index = reduced(picture.unit, picture.to_index, lattice.step_mm)
     matrix = to_index[:, :-1] @ linear.matrix[0].double().numpy()
     offset = matrix @ lattice.first.double().numpy() + to_index[:, :-1] @ linear.offset[0].double().numpy()
-    seen: NDArray[np.float32] = affine_transform(
+    seen: NDArray[np.float32] = scipy.ndimage.affine_transform(
         values, matrix * lattice.step_mm, offset + to_index[:, -1], lattice.shape, order=1, mode="nearest"
     )
     return seen

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from bingo_pl.spatial import sample
@@ -150,7 +150,7 @@ def reduced(
         own = SIGMA * step * (1 if factor == 1 else factor)
         sigma = np.sqrt(max((SIGMA * voxel_mm) ** 2 - own**2, 0)) / (step * factor)
         if sigma > NEGLIGIBLE and values.shape[axis] > 1:
-            values = gaussian_filter1d(values, sigma, axis=axis, mode="nearest", truncate=3)
+            values = scipy.ndimage.gaussian_filter1d(values, sigma, axis=axis, mode="nearest", truncate=3)
     return np.ascontiguousarray(values, np.float32), to_index
 
 

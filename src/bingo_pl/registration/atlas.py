@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -25,6 +24,7 @@ from torch import Tensor
 from bingo_pl import __version__
 from bingo_pl.atomic import check_unused, replacing_folder
 from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.device import full_precision
 from bingo_pl.errors import unknown_name
 from bingo_pl.files.affine import MODES
 from bingo_pl.files.grids import Grid
@@ -45,6 +45,7 @@ Displacements = Callable[[], Iterable[tuple[int, Tensor]]]
 """Gives each image's position and displacement (D, *S) anew."""
 
 
+@full_precision()
 def build(
     members: Sequence[Member],
     checkpoint: Path | None,
@@ -241,6 +242,8 @@ def _write(population: Population, after: _Pooled, record: dict[str, Any], outpu
         for name, volume in volumes.items():
             write_image(volume, grid, temporary / f"{name}.nii.gz")
         if population.labelled:
+            import pandas as pd  # half a second
+
             table = pd.DataFrame({"volume": range(len(pool.label_ids)), "label": pool.label_ids})
             table.to_csv(temporary / "label_prior.csv", index=False)
         (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")

@@ -19,6 +19,7 @@ from torch import Tensor
 from bingo_pl import __version__
 from bingo_pl.atomic import replacing, replacing_folder
 from bingo_pl.files.affine import Stage
+from bingo_pl.files.fields import forward_and_inverse
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
@@ -26,12 +27,10 @@ from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.transforms import (
     FieldTransform,
     affine_transform,
-    forward_and_inverse,
     write_image,
     write_transform,
 )
 from bingo_pl.registration.verdict import Verdict, Way
-from bingo_pl.report.page import write_report
 from bingo_pl.spatial import jacobian_determinant
 
 ORIGINALS = "originals"
@@ -201,6 +200,8 @@ class RegisteredGroup:
             BingoError: the folder is in use or cannot be written.
         """
         folder = Path(folder).absolute()
+        from bingo_pl.report.page import write_report  # Matplotlib, which registering does not need
+
         console = console or Console(quiet=True)
         with replacing_folder(folder) as temporary:
             write_image(self.template, self.grid, temporary / MEAN)
