@@ -24,10 +24,8 @@ from bingo_pl.alignment.similarity import Combined, Edges, Similarity, choose_pa
 from bingo_pl.alignment.starts import Start, coarse_start
 from bingo_pl.alignment.volume import Picture
 
-FINEST = 180
-"""Voxels across an object at the finest level: 1 mm for a head."""
-RIGID_FINEST = 125
-"""The same for rigid maps, which have few parameters."""
+FINEST = 125
+"""Voxels across an object at the finest level: 1.2 mm for a head."""
 COARSEST = 45
 """At the first level: 4 mm for a head."""
 UPSAMPLED = 0.5
@@ -38,6 +36,10 @@ UNLIKE, DOUBTFUL = 0.18, 0.22
 """Agreement of an image's experts with the others', below which it is another object, or looked at closely."""
 EVIDENCE_POINTS = 20_000
 EDGES_WEIGHT = 2.0
+STIFFNESS = 0.6
+"""Weight of the bending energy, as a share of the object's size times the finest voxel, mm^2."""
+PROMISING = 0.5
+"""Share of what is believed that the coarsest level of a deformation must find for finer ones to be tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,30 +85,38 @@ class Plan:
     """The finest image's voxel: geometric mean."""
     coarse_mm: float
     fine_mm: float
+    images: int
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], size_mm: float) -> Plan:
         """The plan for images of an object."""
         finest = min(float(np.exp(np.log(picture.spacing).mean())) for picture in pictures)
         fine = max(UPSAMPLED * finest, size_mm / FINEST)
-        return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine)
+        return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine, len(pictures))
 
-    def voxels(self, finest_mm: float) -> list[float]:
-        """Of each level, coarse to fine, about halved from one to the next."""
-        count = math.ceil(math.log2(self.coarse_mm / finest_mm) - 0.25)
+    def voxels(self, kind: str) -> list[float]:
+        """Of a stage's levels, coarse to fine. A linear map, once it is near, leaps; a deformation goes step by step."""
+        leap = 2 if kind == "deformable" else 3
+        count = math.ceil(math.log(self.coarse_mm / self.fine_mm, leap) - 0.25)
         if count < 1:
-            return [finest_mm]
-        return [self.coarse_mm, *np.geomspace(self.coarse_mm, finest_mm, count + 1)[1:-1].tolist(), finest_mm]
+            return [self.fine_mm]
+        between = np.geomspace(self.coarse_mm, self.fine_mm, count + 1)[1:-1].tolist()
+        return [self.coarse_mm, *between, self.fine_mm]
 
-    def level(self, kind: str, voxel_mm: float, finest: bool = False) -> Level:
+    def level(self, kind: str, voxel_mm: float) -> Level:
         """How a stage works at a voxel size."""
+        coarse, finest = voxel_mm >= self.coarse_mm, voxel_mm <= self.fine_mm
         if kind != "deformable":
-            return Level(kind, voxel_mm, 50, 0.2 * voxel_mm, 4_000 if voxel_mm >= self.coarse_mm else 6_000)
-        stiffness = self.size_mm * self.fine_mm / 2
-        nodes = (8 if finest else 6) * voxel_mm
-        return Level(
-            kind, voxel_mm, 80 if finest else 60, 0.3 * self.fine_mm, 8_000 if finest else 5_000, nodes, stiffness
-        )
+            steps, points, rate = (25, 2_000, 0.2) if coarse and not finest else (40, 3_000, 0.1)
+            return Level(kind, voxel_mm, steps, rate * voxel_mm, self._points(points))
+        stiffness = STIFFNESS * self.size_mm * self.fine_mm
+        steps, points = (60, 4_000) if finest else (40, 3_000)
+        nodes = max(6 * voxel_mm, 10 * self.fine_mm)
+        return Level(kind, voxel_mm, steps, 0.25 * voxel_mm, self._points(points), nodes, stiffness)
+
+    def _points(self, number: int) -> int:
+        """More for a group of few images, whose pairs say less."""
+        return int(number * min(max(6 / self.images, 1), 2))
 
 
 def align(
@@ -243,22 +253,21 @@ class _Cascade:
         return maps, Stage(kind, moved, needed, edges, kept, why)
 
     def _rigid(self, maps: Maps) -> Maps:
-        for voxel in self.plan.voxels(max(self.plan.size_mm / RIGID_FINEST, self.plan.fine_mm)):
+        for voxel in self.plan.voxels("rigid"):
             maps = self._optimise(maps, self.plan.level("rigid", voxel))
         return maps
 
     def _affine(self, maps: Maps) -> Maps:
-        voxel = sorted(self.sights)[len(self.sights) // 2]
-        return self._optimise(maps, self.plan.level("affine", voxel))
+        return self._optimise(maps, self.plan.level("affine", self.plan.fine_mm))
 
     def _deformable(self, maps: Maps) -> Maps:
-        """Coarse to fine; the finest level, which takes most time, only where the ones before found something."""
-        start, voxels = maps, sorted(self.sights, reverse=True)
-        for voxel in voxels[:2]:
+        """Coarse to fine; the finer levels, which take most time, only where the coarsest one found something."""
+        start = maps
+        for voxel in self.plan.voxels("deformable"):
             maps = self._optimise(maps, self.plan.level("deformable", voxel))
-        found = self._moved(maps, start, self.outlines.cloud(start)) > INVENTED["deformable"] * self.plan.image_mm
-        if found or self.transform == "deformable":
-            maps = self._optimise(maps, self.plan.level("deformable", self.plan.fine_mm, finest=True))
+            found = self._moved(maps, start, self.outlines.cloud(start))
+            if found < PROMISING * INVENTED["deformable"] * self.plan.image_mm and self.transform != "deformable":
+                break
         return maps
 
     def _optimise(self, maps: Maps, level: Level) -> Maps:
@@ -278,8 +287,8 @@ class _Cascade:
         """Agreement of edges, the mean over images."""
         cloud = self.outlines.cloud(maps)
         if self.edges is None:
-            voxel_mm = max(self.plan.coarse_mm / 3, self.plan.fine_mm)
-            self.edges = Sight.of(Edges(), self.pictures, self.modalities, voxel_mm, maps.linear, cloud.box)
+            seen = self._see(self.plan.fine_mm, maps, cloud)
+            self.edges = Sight(Edges(), [volumes[-1:] for volumes in seen.volumes])
         return float(np.mean(self._agreement(self.edges, maps, cloud)))
 
     def _agreement(self, sight: Sight, maps: Maps, cloud: Cloud) -> list[float]:
