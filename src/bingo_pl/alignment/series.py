@@ -19,7 +19,7 @@ from torch import Tensor
 from bingo_pl.alignment.cascade import EVIDENCE_POINTS, Cascade, Outcome, Stage
 from bingo_pl.alignment.cloud import Cloud
 from bingo_pl.alignment.maps import Linear, Maps
-from bingo_pl.alignment.optimisation import Level, Sight
+from bingo_pl.alignment.optimisation import Level, Sight, optimise
 from bingo_pl.alignment.similarity import Similarity
 from bingo_pl.alignment.volume import Picture, Volume
 
@@ -31,9 +31,9 @@ LEFT, PAIRS = 4.0, 0.25
 """Weights of what is left, and of experts and edges of pairs, which hold in place what is too noisy for it."""
 STIFFER = 3.0
 """Than images of which each pair says something: what is left tells little of where nothing changes."""
-GAIN = 0.1
+GAIN = 0.15
 """By how much of itself what is left must fall for a stage to be believed: of a series with noise that lies still,
-fitting the noise takes up to 0.06."""
+fitting the noise takes up to 0.1."""
 TINY = 1e-6
 
 
@@ -53,17 +53,23 @@ class Remainder:
     def components(self) -> int:
         return min(COMPONENTS, (len(self.volumes) - 1) // 2)
 
-    def share(self, maps: Maps, points: Tensor) -> Tensor:
+    def share(self, maps: Maps, points: Tensor, graded: bool = False) -> Tensor:
         """Scalar from 0 to 1: the variance beyond the components, of images that count the same however dark they are.
 
         Args:
             maps: of the group.
             points: (P, D) mm of the common space; those that all images show count.
+            graded: the second component counts a little as left, the next one more: an image far off the others cannot
+                have one for itself and stay there.
         """
         values = self._standardised(maps, points)
         with torch.no_grad():  # at the optimum the axes' own change does not matter
             axes = torch.linalg.eigh(values @ values.T).eigenvectors[:, -self.components :]
-        return 1 - (axes.T @ values).square().sum() / values.square().sum().clamp(min=TINY)
+            free = torch.ones(self.components)
+            if graded:
+                free = torch.arange(1, self.components + 1) / self.components  # ascending as the eigenvalues
+        explained = (free * (axes.T @ values).square().sum(1)).sum()
+        return 1 - explained / values.square().sum().clamp(min=TINY)
 
     def unexplained(self, maps: Maps, points: Tensor) -> list[float]:
         """Of each image, the share of its variance that the components of the others leave."""
@@ -92,9 +98,11 @@ class SeriesSight(Sight):
     """A series as it is compared: by pairs, and as a whole."""
 
     remainder: Remainder
+    graded: bool = False
+    """See `Remainder.share`: for rigid maps, which find images that are far off; fine ones are better without."""
 
     def loss(self, maps: Maps, points: Tensor, generator: torch.Generator) -> Tensor:
-        return PAIRS * super().loss(maps, points, generator) + LEFT * self.remainder.share(maps, points)
+        return PAIRS * super().loss(maps, points, generator) + LEFT * self.remainder.share(maps, points, self.graded)
 
 
 def align_series(
@@ -137,8 +145,14 @@ class _SeriesCascade(Cascade):
         return super()._see(voxel_mm, maps, cloud)
 
     def _optimise(self, maps: Maps, level: Level) -> Maps:
-        stiffer = replace(level, stiffness=STIFFER * level.stiffness) if self.told else level
-        return super()._optimise(maps, stiffer)
+        if not self.told:
+            return super()._optimise(maps, level)
+        cloud = self.outlines.cloud(maps)
+        sight = self._see(level.voxel_mm, maps, cloud)
+        assert isinstance(sight, SeriesSight)
+        sight = replace(sight, graded=level.kind == "rigid")
+        stiffer = replace(level, stiffness=STIFFER * level.stiffness)
+        return optimise(sight, maps, stiffer, cloud, self.generator, self.reference)
 
     def _alike(self, agreement: float) -> bool:
         return True  # a dark image agrees with nothing, and shows the same body

@@ -24,6 +24,7 @@ from bingo_pl.alignment.volume import Picture
 from bingo_pl.files.affine import Stage as Placed
 from bingo_pl.files.affine import overlap
 from bingo_pl.files.grids import Grid
+from bingo_pl.files.resampling import resample_image, to_array
 from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.series import Series
 from bingo_pl.registration.native import Space, native_grid, place_scans, similarity_of
@@ -136,6 +137,12 @@ def register_series(
     report_verdict(verdict, console)
     way, model_file = aligned.way, File.of(model.path)
     return RegisteredGroup(found, grid, template, model_file, settings.to_tree(model.config), way, verdict, series)
+
+
+def _continued(member: Registered) -> NDArray[np.float32]:
+    """The registered image, continued beyond its field of view, lest its border change from volume to volume."""
+    image = member.scan.grid.to_sitk(member.scan.image.numpy()[0])
+    return to_array(resample_image(image, member.forward.transform, member.grid, continued=True))
 
 
 def _shows(scans: Sequence[Scan], z: int) -> bool:
