@@ -10,7 +10,7 @@ simpler map stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -184,6 +184,11 @@ class Cascade:
         error = predicted_error(self.sights[finest], maps, cloud, finest, self.plan.image_mm, self.generator)
         return Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
 
+    @property
+    def invented(self) -> Mapping[str, float]:
+        """By how much each kind of stage may move images without being believed, see `INVENTED`."""
+        return INVENTED
+
     def _alike(self, agreement: float) -> bool:
         """Whether an image whose experts agree so far with the others' shows what they show."""
         return agreement >= UNLIKE
@@ -238,7 +243,7 @@ class Cascade:
         maps = run(start)
         cloud = self.outlines.cloud(start)
         moved = self._moved(maps, before, cloud)
-        needed = INVENTED[kind] * self.plan.image_mm
+        needed = self.invented[kind] * self.plan.image_mm
         edges = self._edges(before), self._edges(maps)
         stage = Stage(kind, moved, needed, edges, True, "asked for")
         if self.transform != kind:
@@ -274,7 +279,7 @@ class Cascade:
 
     def _found(self, maps: Maps, start: Maps) -> bool:
         """Whether the coarse levels of the deformation found enough for the finest one to be worth its time."""
-        return self._moved(maps, start, self.outlines.cloud(start)) > INVENTED["deformable"] * self.plan.image_mm
+        return self._moved(maps, start, self.outlines.cloud(start)) > self.invented["deformable"] * self.plan.image_mm
 
     def _optimise(self, maps: Maps, level: Level) -> Maps:
         cloud = self.outlines.cloud(maps)
