@@ -394,7 +394,7 @@ def _wrong_shape(shape: tuple[int, ...]) -> Problem:
         "error",
         f"has shape {shape}, but one 2D or 3D image is needed",
         "a series is many images: which one is meant?",
-        "Split a 4D file into one file per time point or contrast",
+        "Split a 4D file into one file per time point or contrast; bingo register takes it as it is, alone",
     )
 
 
