@@ -18,8 +18,8 @@ from bingo_pl.alignment import cascade
 from bingo_pl.alignment.optimisation import Level
 from bingo_pl.cli import main
 from bingo_pl.files.series import Series, count_volumes, read_values, split
-from bingo_pl.registration import registered, streamed
 from bingo_pl.registration.series import FEW_SLICES, slices_apart
+from bingo_pl.report import page
 
 SHAPE = (48, 52)
 SPACING = 1.5
@@ -32,8 +32,7 @@ AFFINE = np.diag([-SPACING, SPACING, 8, 1.0])
 def report_without_pictures() -> Iterator[None]:
     """Drawing takes longer than all else; the report has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (registered, streamed):
-            patch.setattr(module, "write_report", lambda folder: (folder / "report.html").touch())
+        patch.setattr(page, "write_report", lambda folder: (folder / "report.html").touch())
         yield
 
 
