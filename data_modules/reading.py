@@ -17,7 +17,7 @@ import torchio as tio
 
 from bingo_pl.data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
 from bingo_pl.data_modules.problems import Problem, refuse
-from bingo_pl.data_modules.volume import open_volume
+from bingo_pl.data_modules.volume import Volume, open_volume
 from bingo_pl.errors import BingoError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_mask",
+    "read_series",
     "read_voxels",
     "stored_ids",
     "to_ids",
@@ -229,7 +230,15 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         BingoError: the file is missing or damaged, or holds no image of real numbers.
     """
-    volume = open_volume(path)
+    return _usable(path, open_volume(path))
+
+
+def read_series(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`read_voxels` of a 4D file: (X, Y, Z, T) and the affine of all its volumes."""
+    return _usable(path, open_volume(path, series=True))
+
+
+def _usable(path: Path, volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     refuse(path, *volume.problems)
     for problem in volume.problems:
         warnings.warn(f"{path}: {problem.what}", stacklevel=2)

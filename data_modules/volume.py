@@ -102,8 +102,13 @@ class Volume:
         return any(problem.severity == "error" for problem in self.problems)
 
 
-def open_volume(path: Path) -> Volume:
-    """Read a file, once."""
+def open_volume(path: Path, series: bool = False) -> Volume:
+    """Read a file, once.
+
+    Args:
+        path: the file.
+        series: its fourth axis is wanted, voxels are (X, Y, Z, T): NIfTI and FreeSurfer's format alone have one.
+    """
     try:
         if path.is_dir():
             return Volume(path, (_folder(),))
@@ -112,8 +117,8 @@ def open_volume(path: Path) -> Volume:
         if not path.is_file():  # opening a pipe waits for somebody to write into it
             return Volume(path, (_no_file(),))
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            return _open_nifti(path)
-        return _open_mgh(path) if path.name.lower().endswith((".mgh", ".mgz")) else _open_itk(path)
+            return _open_nifti(path, series)
+        return _open_mgh(path, series) if path.name.lower().endswith((".mgh", ".mgz")) else _open_itk(path)
     except PermissionError as error:
         return Volume(path, (_closed(error),))
     except UNREADABLE as error:
@@ -130,15 +135,16 @@ def as_native(data: np.ndarray) -> np.ndarray:
 
 
 def slice_last(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (X, Y, Z) and their affine; where one size alone is 1, its axis comes last: a slice, however stored."""
-    single = [axis for axis, size in enumerate(data.shape) if size == 1]
+    """Voxels (X, Y, Z[, T]) and their affine; where one size of space alone is 1, its axis comes last of those: a
+    slice, however stored."""
+    single = [axis for axis, size in enumerate(data.shape[:3]) if size == 1]
     if len(single) != 1:
         return data, affine
     order = [axis for axis in range(3) if axis != single[0]] + single
-    return np.ascontiguousarray(data.transpose(order)), affine[:, [*order, 3]]
+    return np.ascontiguousarray(data.transpose(*order, *range(3, data.ndim))), affine[:, [*order, 3]]
 
 
-def _open_nifti(path: Path) -> Volume:
+def _open_nifti(path: Path, series: bool) -> Volume:
     packed = path.suffix.lower() == ".gz"
     with path.open("rb") as file:
         first = gzip_reader(file) if packed else plain_reader(file)
@@ -164,7 +170,7 @@ def _open_nifti(path: Path) -> Volume:
         geometry_problems = [replace(problem, mend=None) for problem in geometry_problems]
     nifti = Nifti(content[:end], raw, header, len(content) > end, form, unit_mm, affine)
     stored = np.asanyarray(ArrayProxy(io.BytesIO(nifti.content), header))
-    return _volume(path, geometry_problems, stored, affine, nifti)
+    return _volume(path, geometry_problems, stored, affine, nifti, series)
 
 
 def _headers(start: bytes) -> tuple[nib.Nifti1Header, nib.Nifti1Header]:
@@ -180,13 +186,13 @@ def _headers(start: bytes) -> tuple[nib.Nifti1Header, nib.Nifti1Header]:
     return raw, header
 
 
-def _open_mgh(path: Path) -> Volume:
+def _open_mgh(path: Path, series: bool) -> Volume:
     """FreeSurfer's format, always in mm."""
     image = nib.load(path)
     voxels = math.prod(image.shape)
     if problem := _too_large(voxels * (image.get_data_dtype().itemsize + FLOAT)):
         return Volume(path, (problem,))
-    return _volume(path, found([_usable(image.affine)]), np.asanyarray(image.dataobj), image.affine)
+    return _volume(path, found([_usable(image.affine)]), np.asanyarray(image.dataobj), image.affine, series=series)
 
 
 def _open_itk(path: Path) -> Volume:
@@ -211,9 +217,15 @@ def _open_itk(path: Path) -> Volume:
 
 
 def _volume(
-    path: Path, problems: list[Problem], stored: np.ndarray, affine: np.ndarray, nifti: Nifti | None = None
+    path: Path,
+    problems: list[Problem],
+    stored: np.ndarray,
+    affine: np.ndarray,
+    nifti: Nifti | None = None,
+    series: bool = False,
 ) -> Volume:
-    """The voxels as (X, Y, Z): trailing axes of one voxel dropped, a third axis given to 2D images."""
+    """The voxels as (X, Y, Z), of a series (X, Y, Z, T): trailing axes of one voxel dropped, a third one given to 2D
+    images."""
     if stored.dtype.fields is not None or stored.dtype.kind not in "biuf":
         return Volume(path, (*problems, _no_real_number(stored.dtype)), None, affine, nifti)
     data = stored
@@ -221,7 +233,7 @@ def _volume(
         data = data[..., 0]
     if data.ndim == 2:
         data = data[..., None]
-    if data.ndim != 3 or data.size == 0:
+    if data.ndim != 3 + (series and data.ndim > 3) or data.size == 0:
         return Volume(path, (*problems, _wrong_shape(stored.shape)), None, affine, nifti)
     return Volume(path, tuple(problems), *slice_last(as_native(data), affine), nifti)
 
@@ -382,7 +394,7 @@ def _wrong_shape(shape: tuple[int, ...]) -> Problem:
         "error",
         f"has shape {shape}, but one 2D or 3D image is needed",
         "a series is many images: which one is meant?",
-        "Split a 4D file into one file per time point or contrast",
+        "Split a 4D file into one file per time point or contrast; bingo register takes it as it is, alone",
     )
 
 

@@ -10,8 +10,8 @@ simpler map stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,8 +38,6 @@ EVIDENCE_POINTS = 20_000
 EDGES_WEIGHT = 2.0
 STIFFNESS = 0.6
 """Weight of the bending energy, as a share of the object's size times the finest voxel, mm^2."""
-PROMISING = 0.5
-"""Share of what is believed that the coarsest level of a deformation must find for finer ones to be tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +71,8 @@ class Outcome:
     error_mm: Sequence[float]
     """Predicted for each image, see `predicted_error`."""
     plan: Plan
+    unexplained: Sequence[float] | None = None
+    """Of a series, the share of each image's variance that the others do not explain; None of other groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class Plan:
         return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine, len(pictures))
 
     def voxels(self, kind: str) -> list[float]:
-        """Of a stage's levels, coarse to fine. A linear map, once it is near, leaps; a deformation goes step by step."""
+        """Of a stage's levels, coarse to fine. Linear maps leap, once they are near; deformations go step by step."""
         leap = 2 if kind == "deformable" else 3
         count = math.ceil(math.log(self.coarse_mm / self.fine_mm, leap) - 0.25)
         if count < 1:
@@ -141,10 +141,12 @@ def align(
             have it, or as a search finds it.
         tell: is told which stage is at work.
     """
-    return _Cascade(pictures, modalities, similarity, transform, reference, tell).run(initial)
+    return Cascade(pictures, modalities, similarity, transform, reference, tell).run(initial)
 
 
-class _Cascade:
+class Cascade:
+    """The cascade at work; `bingo_pl.alignment.series` overrides what it goes by."""
+
     def __init__(
         self,
         pictures: Sequence[Picture],
@@ -183,12 +185,21 @@ class _Cascade:
         cloud = self.outlines.cloud(maps)
         agreement = self._agreement(self._experts(maps, cloud), maps, cloud)
         trusted = [start is None or start.trusted for start in starts]
-        if (min(agreement) < UNLIKE or not all(trusted)) and len(self.pictures) > 1:
-            alike = [known and value >= UNLIKE for known, value in zip(trusted, agreement, strict=True)]
+        alike = [known and self._alike(value) for known, value in zip(trusted, agreement, strict=True)]
+        if not all(alike) and len(self.pictures) > 1:
             maps, kept = self._given_up(maps, given, torch.tensor(alike), kept)
         finest = min(self.sights)
         error = predicted_error(self.sights[finest], maps, cloud, finest, self.plan.image_mm, self.generator)
         return Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
+
+    @property
+    def invented(self) -> Mapping[str, float]:
+        """By how much each kind of stage may move images without being believed, see `INVENTED`."""
+        return INVENTED
+
+    def _alike(self, agreement: float) -> bool:
+        """Whether an image whose experts agree so far with the others' shows what they show."""
+        return agreement >= UNLIKE
 
     @staticmethod
     def _given_up(maps: Maps, given: Maps, alike: torch.Tensor, kept: str) -> tuple[Maps, str]:
@@ -240,17 +251,21 @@ class _Cascade:
         maps = run(start)
         cloud = self.outlines.cloud(start)
         moved = self._moved(maps, before, cloud)
-        needed = INVENTED[kind] * self.plan.image_mm
+        needed = self.invented[kind] * self.plan.image_mm
         edges = self._edges(before), self._edges(maps)
-        if self.transform == kind:
-            kept, why = True, "asked for"
-        elif moved <= needed:
-            kept, why = False, "moves the images no more than this does with images that are aligned"
-        elif edges[1] <= edges[0]:
-            kept, why = False, "edges do not gain by it"
-        else:
-            kept, why = True, "edges gain by it"
-        return maps, Stage(kind, moved, needed, edges, kept, why)
+        stage = Stage(kind, moved, needed, edges, True, "asked for")
+        if self.transform != kind:
+            kept, why = self._believed(stage, before, maps)
+            stage = replace(stage, kept=kept, why=why)
+        return maps, stage
+
+    def _believed(self, stage: Stage, before: Maps, after: Maps) -> tuple[bool, str]:
+        """Whether the evidence speaks for what a stage made of the maps ``before``, and why."""
+        if stage.moved_mm <= stage.needed_mm:
+            return False, "moves the images no more than this does with images that are aligned"
+        if stage.edges[1] <= stage.edges[0]:
+            return False, "edges do not gain by it"
+        return True, "edges gain by it"
 
     def _rigid(self, maps: Maps) -> Maps:
         for voxel in self.plan.voxels("rigid"):
@@ -265,10 +280,13 @@ class _Cascade:
         start = maps
         for voxel in self.plan.voxels("deformable"):
             maps = self._optimise(maps, self.plan.level("deformable", voxel))
-            found = self._moved(maps, start, self.outlines.cloud(start))
-            if found < PROMISING * INVENTED["deformable"] * self.plan.image_mm and self.transform != "deformable":
+            if not (self._found(maps, start) or self.transform == "deformable"):
                 break
         return maps
+
+    def _found(self, maps: Maps, start: Maps) -> bool:
+        """Whether the coarse levels of the deformation found enough for the finest one to be worth its time."""
+        return self._moved(maps, start, self.outlines.cloud(start)) > self.invented["deformable"] * self.plan.image_mm
 
     def _optimise(self, maps: Maps, level: Level) -> Maps:
         cloud = self.outlines.cloud(maps)

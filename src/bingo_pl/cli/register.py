@@ -20,7 +20,10 @@ def register(
         Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
     ] = None,
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODALITY=FILE]...", help="The group, e.g. t1=a.nii.gz t2=b.nii.gz")
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODALITY=FILE]...", help="Group, e.g. t1=a.nii.gz t2=b.nii.gz; or one 4D file, e.g. series.nii.gz"
+        ),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
@@ -49,6 +52,13 @@ def register(
         float | None, typer.Option(metavar="MM", help="Voxel size of the results; default: the finest of the group")
     ] = None,
     like: Annotated[Path | None, typer.Option(metavar="FILE", help="Image whose grid the results get instead")] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            help="Values of a 4D file's volumes, by which they are named: 100,180,260 or a text file, e.g. FSL's .bval",
+            show_default="indices from 0",
+        ),
+    ] = None,
     affine: Annotated[
         Literal["auto", "always", "never"] | None,
         typer.Option(help="Affine stage of --transform network and of --memory", show_default="auto"),
@@ -70,25 +80,28 @@ def register(
 ) -> None:
     """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
-    Sizes, voxels and orientations may differ. The exit status is 1 where the result is in doubt: see what is printed
-    and the report. With --memory, killed, it goes on by the same command.
+    The volumes of a 4D file are a group. Sizes, voxels and orientations may differ. The exit status is 1 where the
+    result is in doubt: see what is printed and the report. With --memory, killed, it goes on by the same command.
     """
     from bingo_pl.atomic import check_unused
     from bingo_pl.data_modules.manifest_file import read_group
     from bingo_pl.data_modules.preprocess import Member
     from bingo_pl.files.scans import check_names, names_of
+    from bingo_pl.files.series import find
     from bingo_pl.registration import workflow
     from bingo_pl.registration.streamed import register_files
     from bingo_pl.streaming.budget import parse_bytes
 
     if bool(images) == (manifest is not None):
         raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
-    pairs = [pair(text, "MODALITY=FILE", "t1=a.nii.gz") for text in images or ()]
+    pairs = [pair(_named(text), "MODALITY=FILE", "t1=a.nii.gz") for text in images or ()]
     members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
+    series = find([(member.modality, member.image) for member in members], values)
     names = names_of(member.modality for member in members)
     masks, labels = (dict(pair(text, "NAME=FILE", "t1=a.nii.gz") for text in given or ()) for given in (mask, label))
-    check_names("mask", masks, names)
-    check_names("label map", labels, names)
+    known = names if series is None else [*names, *series.names]
+    check_names("mask", masks, known)
+    check_names("label map", labels, known)
     named = {
         name: dataclasses.replace(member, mask=masks.get(name, member.mask), label=labels.get(name, member.label))
         for name, member in zip(names, members, strict=True)
@@ -106,6 +119,7 @@ def register(
             affine=affine or "auto",
             jacobian=jacobian,
             device=device,
+            values=values,
             console=console,
         )
     else:
@@ -113,13 +127,14 @@ def register(
         group = workflow.register(
             [(member.modality, member.image) for member in members],
             checkpoint,
-            masks={name: member.mask for name, member in named.items() if member.mask},
-            labels={name: member.label for name, member in named.items() if member.label},
+            masks=masks | {name: member.mask for name, member in named.items() if member.mask},
+            labels=labels | {name: member.label for name, member in named.items() if member.label},
             transform=transform,
             reference=reference or None,
             initial=dict(pair(text, "NAME=FILE", "t2=start.tfm") for text in initial or ()),
             spacing_mm=spacing,
             like=like,
+            values=values,
             affine=affine,
             refine=refine,
             device=device,
@@ -129,3 +144,10 @@ def register(
         doubtful = group.verdict is not None and group.verdict.doubtful
     console.print(f"written: {escape(str(written))}", soft_wrap=True)
     raise typer.Exit(1 if doubtful else 0)
+
+
+def _named(text: str) -> str:
+    """A 4D file needs no modality: it is called by its kind."""
+    from bingo_pl.files.series import DEFAULT_NAME, count_volumes
+
+    return f"{DEFAULT_NAME}={text}" if "=" not in text and count_volumes(Path(text)) > 1 else text

@@ -50,17 +50,21 @@ def pull_back(source: Member, target: Member) -> sitk.Transform:
     return sitk.CompositeTransform([source.forward, target.inverse])  # the last one is applied first
 
 
-def resample_image(image: sitk.Image, transform: sitk.Transform, grid: Grid) -> sitk.Image:
+def resample_image(image: sitk.Image, transform: sitk.Transform, grid: Grid, continued: bool = False) -> sitk.Image:
     """Interpolate intensities linearly.
 
     Args:
         image: 3D, in the source's space.
         transform: points of the target's space to the source's, see `pull_back`.
         grid: the target's own voxels.
+        continued: outside the source's field of view, the intensity of its border.
 
     Returns:
-        float32; outside the source's field of view its least intensity.
+        float32; outside the source's field of view its least intensity, unless it is ``continued``.
     """
+    if continued:
+        linear, nothing = sitk.sitkLinear, 0.0
+        return sitk.Resample(image, grid.blank(), transform, linear, nothing, sitk.sitkFloat32, True)
     extrema = sitk.MinimumMaximumImageFilter()
     extrema.Execute(image)
     return sitk.Resample(image, grid.blank(), transform, sitk.sitkLinear, extrema.GetMinimum(), sitk.sitkFloat32)

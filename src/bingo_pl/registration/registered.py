@@ -24,6 +24,7 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
 from bingo_pl.files.resampling import resample_image, resample_labels, to_array
 from bingo_pl.files.scans import File, Scan
+from bingo_pl.files.series import Series
 from bingo_pl.files.transforms import (
     FieldTransform,
     affine_transform,
@@ -184,6 +185,8 @@ class RegisteredGroup:
     """What was done and what was kept; None where the network alone registered."""
     verdict: Verdict | None = None
     """What the figures say of the result; None where the network alone registered."""
+    series: Series | None = None
+    """The 4D image whose volumes these are, if they are; written as one again."""
 
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]
@@ -209,7 +212,10 @@ class RegisteredGroup:
                 self.members.values(), "writing", console=console, transient=True, disable=not console.is_terminal
             )
             entries = [write_member(member, self.grid, temporary, folder, jacobian) for member in members]
-            write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict)
+            if self.series is not None:
+                images = (member.image for member in self.members.values())
+                self.series.write(images, self.grid, temporary / self.series.registered)
+            write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict, self.series)
         write_report(folder)
         return folder
 
@@ -274,6 +280,7 @@ def write_record(
     entries: Sequence[Mapping[str, Any]],
     way: Way | None = None,
     verdict: Verdict | None = None,
+    series: Series | None = None,
 ) -> None:
     """Write ``registration.json``, which makes the folder a finished registration.
 
@@ -285,6 +292,7 @@ def write_record(
         entries: what `write_member` gave for each image.
         way: what was done and kept; None where the network alone registered.
         verdict: what the figures say; None where nothing was judged.
+        series: the 4D image whose volumes the images are; None where they are images of their own.
 
     Raises:
         BingoError: it cannot be written.
@@ -297,6 +305,7 @@ def write_record(
         "images": entries,
         "alignment": None if way is None else asdict(way),
         "verdict": None if verdict is None else asdict(verdict),
+        "series": None if series is None else series.to_tree(),
     }
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")

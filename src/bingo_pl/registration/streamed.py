@@ -6,6 +6,7 @@ pictures are not made.
 
 The output folder holds ``unfinished/`` until all is done. The same command resumes a killed registration from it:
 
+    volumes/      of a 4D file: which it was; its volumes themselves are in originals/
     placements/   each image's affine stage and foreground box
     sweeps/       see `bingo_pl.streaming.workspace`
     outputs/      each written image's entry of registration.json and its files' digests; the template's sum
@@ -19,6 +20,7 @@ import operator
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,14 +32,16 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.data_modules.reading import read_voxels
 from bingo_pl.device import full_precision
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.scans import File, names_of, read_scan
+from bingo_pl.files.series import Series, Values, find, split
 from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
-from bingo_pl.registration.registered import MEAN, Registered, write_member, write_record
+from bingo_pl.registration.registered import MEAN, ORIGINALS, Registered, write_member, write_record
 from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.estimate import READ, FileCosts
@@ -48,7 +52,7 @@ from bingo_pl.training.model import Model
 
 UNFINISHED = "unfinished"
 """The folder in the output folder, while there is something to do."""
-PLACEMENTS, SWEEPS, OUTPUTS = "placements", "sweeps", "outputs"
+VOLUMES, PLACEMENTS, SWEEPS, OUTPUTS = "volumes", "placements", "sweeps", "outputs"
 REMOVED = ".unfinished.tmp"
 """What it is called while it is removed."""
 WAYS = ("forward", "inverse")
@@ -64,6 +68,7 @@ def register_files(
     affine: str = "auto",
     jacobian: bool = False,
     device: str = "auto",
+    values: Values | None = None,
     console: Console | None = None,
 ) -> Path:
     """Register the images of one group and write what `RegisteredGroup.write` writes, an image at a time.
@@ -78,6 +83,7 @@ def register_files(
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
         jacobian: write the Jacobian determinants too.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        values: of the volumes of a 4D file, see `bingo_pl.register`.
         console: where progress is told; None for silence.
 
     Returns:
@@ -91,7 +97,7 @@ def register_files(
     output = output.absolute()
     with held(output):
         return _register(
-            members, output, memory_bytes, checkpoint, affine, jacobian, device, console or Console(quiet=True)
+            members, output, memory_bytes, checkpoint, affine, jacobian, device, values, console or Console(quiet=True)
         )
 
 
@@ -103,12 +109,16 @@ def _register(
     affine: str,
     jacobian: bool,
     device: str,
+    values: Values | None,
     console: Console,
 ) -> Path:
     """`register_files`, alone in the folder."""
     work = output / UNFINISHED
-    names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
+    names = names_of(member.modality for member in members)  # one that cannot name a file is refused before the work
+    series = find([(member.modality, member.image) for member in members], values)
     goes_on = _check_output(output)
+    if series is not None:
+        members, names = _volumes(series, members[0], affine, work, output), list(series.names)
     model = Model.load(checkpoint, dims_of(members[0]), [f"trainer.accelerator={device}"])
     bingo, file = model.bingo, File.of(model.path)
     if goes_on:
@@ -124,8 +134,11 @@ def _register(
     source = FileSource(members, model, grid, [stage.affine for stage in stages])
     with console.status("registering"):
         result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
-    entries = _write_images(members, stages, grid, result, output, jacobian, console)
-    write_record(output, file, settings.to_tree(model.config), grid, entries)
+    entries = _write_images(members, names, stages, grid, result, output, jacobian, console)
+    if series is not None:
+        images = (read_voxels(output / "registered" / f"{name}.nii.gz")[0].reshape(grid.shape) for name in names)
+        series.write(images, grid, output / series.registered)
+    write_record(output, file, settings.to_tree(model.config), grid, entries, series=series)
     console.print(
         "not done for a streamed group: refinement, uncertainty, reconstructions, what does not fit the group or its "
         "name",
@@ -151,7 +164,8 @@ def probe_files(members: Sequence[Member], model: Model, memory_bytes: int) -> F
         source = FileSource(first, model, grid, [stage.affine for stage in stages])
         result = register_stream(model.bingo, source, memory_bytes)
         start = time.perf_counter()
-        _write_images(first, stages, grid, result, output, False, Console(quiet=True))
+        names = names_of(member.modality for member in first)
+        _write_images(first, names, stages, grid, result, output, False, Console(quiet=True))
         seconds += time.perf_counter() - start
         shutil.rmtree(output / UNFINISHED)
         written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -167,12 +181,18 @@ def _check_output(output: Path) -> bool:
     check_place(output)
     work = output / UNFINISHED
     shutil.rmtree(output / REMOVED, ignore_errors=True)
-    ours = work.is_dir() and {path.name for path in work.iterdir()} <= {PLACEMENTS, SWEEPS, OUTPUTS}
+    ours = work.is_dir() and {path.name for path in work.iterdir()} <= {VOLUMES, PLACEMENTS, SWEEPS, OUTPUTS}
     if ours:
         remove_leftovers(output)
     else:
         check_unused(output)
     return ours
+
+
+def _volumes(series: Series, member: Member, affine: str, work: Path, output: Path) -> list[Member]:
+    """The volumes of a 4D file as files of their own, which the results refer to."""
+    claim(work / VOLUMES, Plan({"affine stage": affine, "volumes": ", ".join(series.names)}, [identity(member)]))
+    return [replace(member, image=path) for path in split(series, output / ORIGINALS)]
 
 
 def _plan(members: Sequence[Member], model: File, affine: str, jacobian: bool) -> Plan:
@@ -182,6 +202,7 @@ def _plan(members: Sequence[Member], model: File, affine: str, jacobian: bool) -
 
 def _write_images(
     members: Sequence[Member],
+    names: Sequence[str],
     stages: Sequence[Stage],
     grid: Grid,
     result: StreamedRegistration,
@@ -191,7 +212,6 @@ def _write_images(
 ) -> list[dict[str, Any]]:
     """Write the files of each image and the template; the images' entries of the record."""
     folder = output / UNFINISHED / OUTPUTS
-    names = names_of(member.modality for member in members)
     sums = folder / "template.pt"
     done, total = 0, torch.zeros(grid.shape, dtype=torch.float64)
     if sums.exists():

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bingo_pl.alignment.cascade import DOUBTFUL, UNLIKE, Outcome, Stage
+import numpy as np
+
+from bingo_pl.alignment.cascade import DOUBTFUL, UNLIKE, Outcome, Plan, Stage
 from bingo_pl.files.scans import Scan
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
+UNEXPLAINED, EXPLAINED = 0.8, 0.5
+"""Share of a series' image that the others do not explain, above which it shows something else, and up to which an
+image, or half of them, show enough to be judged."""
+DARK = 0.5
+"""Spread of intensities, beside the median of the series, below which an image is too dark to be judged."""
 LARGE_ERROR = 3.0
 """Voxels of the finest image: a larger predicted error asks for a look."""
 
@@ -89,3 +96,41 @@ def judge(scans: Sequence[Scan], outcome: Outcome, belongs: Sequence[bool | None
             doubts.append(f"{scan.name} ({scan.title}) stands further from what the others share than they do")
     level = FAIL if failed else WARN if doubts else PASS
     return Verdict(level, (*failed, *doubts))
+
+
+def judge_series(
+    scans: Sequence[Scan],
+    error_mm: Sequence[float],
+    agreement: Sequence[float],
+    unexplained: Sequence[float] | None,
+    plan: Plan,
+) -> tuple[Verdict, list[bool | None]]:
+    """Judge a series by what its images explain of each other: contrast changes, so agreement alone accuses nobody.
+
+    An image is accused only where it is not dark, agrees with none and is not explained, in a series most of which is.
+
+    Args:
+        scans: the images, in the intensities of the series.
+        error_mm: predicted, of each.
+        agreement: of each one's experts with the others'.
+        unexplained: share of each that the others do not explain; None where there are too few images to tell.
+        plan: of the alignment.
+
+    Returns:
+        The verdict, and whether each image belongs to the series; None where that cannot be told.
+    """
+    if unexplained is None:
+        return Verdict(), [None] * len(scans)
+    spread = np.array([np.subtract(*np.percentile(scan.image.numpy(), [99, 1])) for scan in scans])
+    bright = spread >= DARK * np.median(spread)
+    left = np.array(unexplained)
+    others = bright & (np.array(agreement) < UNLIKE) & (left > UNEXPLAINED) & (np.median(left) < EXPLAINED)
+    doubts = [
+        f"{scan.name}: shows something else than the series does (the others explain {1 - share:.0%} of it). Look at it"
+        for scan, share, other in zip(scans, left, others, strict=True)
+        if other
+    ]
+    for scan, error, share in zip(scans, error_mm, left, strict=True):
+        if error > LARGE_ERROR * plan.image_mm and share < EXPLAINED:
+            doubts.append(f"{scan.name}: predicted error {error:.2g} mm, more than {LARGE_ERROR:g} voxels")
+    return Verdict(WARN if doubts else PASS, tuple(doubts)), [not other for other in others.tolist()]

@@ -27,12 +27,14 @@ from bingo_pl.files.scans import (
     names_of,
     read_scan,
 )
+from bingo_pl.files.series import Values, unfold
 from bingo_pl.files.transforms import read_linear
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO, TRANSFORMS
 from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.native import register_natively
 from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of, on_grid
+from bingo_pl.registration.series import register_series, slices_apart
 from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_name, warn_of_one
 from bingo_pl.seeding import generator
 from bingo_pl.training.model import Model
@@ -53,6 +55,7 @@ def register(
     initial: Mapping[str, Path | str] | None = None,
     spacing_mm: float | None = None,
     like: Source | None = None,
+    values: Values | None = None,
     affine: str | None = None,
     refine: int | None = None,
     device: str = "auto",
@@ -75,6 +78,8 @@ def register(
         initial: ITK transforms of points of the group to points of an image (LPS mm), from which these start.
         spacing_mm: voxel size of the group grid; None: the finest voxel of the group.
         like: an image whose grid the registered images get instead.
+        values: what differs between the volumes of a 4D image, which is a group of its own: inversion times, b-values;
+            or a text file of them, e.g. FSL's ``.bval``. Its volumes are named by them; None: by their index.
         affine: with ``network``: ``auto`` (None), ``always`` or ``never``, see `bingo_pl.files.affine`.
         refine: with ``network``: steps of optimisation for this group after the network's result; 0 for none. None:
             `REFINE` steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
@@ -82,14 +87,21 @@ def register(
         console: where progress is reported; None for silence.
 
     Raises:
-        BingoError: unusable images, an overlap that stays poor, modalities that the model does not know.
+        BingoError: unusable images, an overlap that stays poor, modalities that the model does not know, a 4D image
+            beside others.
     """
     console = console or Console(quiet=True)
     if transform is None:
         transform = "auto" if affine is None and refine is None else "network"
     _check_choices(transform, affine, refine, reference, initial, spacing_mm, like)
-    pairs, masks, labels = as_pairs(images), masks or {}, labels or {}
-    names = names_of(modality for modality, _ in pairs)
+    masks, labels = masks or {}, labels or {}
+    series, pairs = unfold(as_pairs(images), values)
+    if series is None:
+        names = names_of(modality for modality, _ in pairs)
+    else:
+        names, masks, labels = [*series.names], series.for_each(masks), series.for_each(labels)
+        if initial:
+            raise BingoError("initial does not go with a 4D image, whose volumes start as its header has them")
     check_names("mask", masks, names)
     check_names("label map", labels, names)
     check_names("initial transform", initial or {}, names)
@@ -101,20 +113,25 @@ def register(
         scans.append(read_scan(name, modality, image, masks.get(name), labels.get(name)))
         digests |= scans[-1].digests()
     path = None if checkpoint is None else Path(checkpoint)
-    model = Model.load(path, scans[0].dims, [f"trainer.accelerator={device}"])
+    planar = series is not None and transform != "network" and slices_apart(scans[0].grid.shape)
+    model = Model.load(path, 2 if planar else scans[0].dims, [f"trainer.accelerator={device}"])
     if transform == "network":
         model = model.refining(_steps(len(scans), model.dims, console) if refine is None else refine)
     if len(scans) == 1:
         warn_of_one(scans[0].title, console)
     for scan in scans:
         model.index(scan.modality)  # an unknown one is refused before the work begins
-    check_dimensions(scans, model.dims)
+    if series is None or transform == "network" or model.dims == 3:
+        check_dimensions(scans, model.dims)
+    frame = None if like is None else read_scan("like", "like", like, None, None).grid
+    if series is not None and transform != "network":
+        return register_series(series, scans, digests, transform, reference, spacing_mm, frame, model, console)
     if transform == "network":
         group = _by_network(scans, digests, affine or "auto", model, console)
     else:
         starts = {name: read_linear(Path(file)) for name, file in (initial or {}).items()}
-        frame = None if like is None else read_scan("like", "like", like, None, None).grid
         group = register_natively(scans, digests, transform, reference, starts, spacing_mm, frame, model, console)
+    group = replace(group, series=series)
     for member in group.members.values():
         if member.belongs is False:
             warn_of_misfit(member.scan, console)
