@@ -41,8 +41,8 @@ def fewer_steps() -> Iterator[None]:
     """Enough for images of 2,500 pixels."""
     whole = cascade.Plan.level
 
-    def level(plan: cascade.Plan, kind: str, voxel_mm: float, finest: bool = False) -> Level:
-        found = whole(plan, kind, voxel_mm, finest)
+    def level(plan: cascade.Plan, kind: str, voxel_mm: float) -> Level:
+        found = whole(plan, kind, voxel_mm)
         return dataclasses.replace(found, steps=found.steps // 3, points=found.points // 3)
 
     with pytest.MonkeyPatch.context() as patch:
