@@ -9,7 +9,6 @@ simpler map stays.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,23 +20,28 @@ from bingo_pl.alignment.error import predicted_error
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.optimisation import KINDS, Level, Sight, optimise
 from bingo_pl.alignment.similarity import Combined, Edges, Similarity, choose_pairs
-from bingo_pl.alignment.starts import Start, coarse_start
+from bingo_pl.alignment.starts import Start, coarse_starts
 from bingo_pl.alignment.volume import Picture
 
-FINEST = 125
-"""Voxels across an object at the finest level: 1.2 mm for a head."""
+FINEST, FINEST_DEFORMED = 125, 180
+"""Voxels across an object at the finest level, 1.2 mm for a head; of images that are clearly deformed, 0.8 mm."""
 COARSEST = 45
 """At the first level: 4 mm for a head."""
 UPSAMPLED = 0.5
 """Finest voxel, as a share of the finest image's: the experts' own voxels are twice as large."""
 INVENTED = {"rigid": 0.4, "affine": 0.5, "deformable": 0.7}
 """By how much a stage may move images against each other, RMS in voxels of the images, without being believed."""
+CLEAR = 0.45
+"""Voxels of the coarsest level by which it must move images against each other for them to be clearly deformed: of raw
+heads, whose slices are thick, it moves some by a third of its voxel that are not deformed at all."""
 UNLIKE, DOUBTFUL = 0.18, 0.22
 """Agreement of an image's experts with the others', below which it is another object, or looked at closely."""
 EVIDENCE_POINTS = 20_000
 EDGES_WEIGHT = 2.0
-STIFFNESS = 0.6
-"""Weight of the bending energy, as a share of the object's size times the finest voxel, mm^2."""
+STIFFNESS = 0.0058
+"""Weight of the bending energy, as a share of the object's size squared: 100 mm^2 for a brain."""
+NODES = 15
+"""Nodes of a velocity across an object at the finest level, at most every six voxels: 9 mm for a brain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,25 +98,25 @@ class Plan:
         fine = max(UPSAMPLED * finest, size_mm / FINEST)
         return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine, len(pictures))
 
+    def finer(self) -> Plan:
+        """The plan for images that are clearly deformed."""
+        return replace(self, fine_mm=max(UPSAMPLED * self.image_mm, self.size_mm / FINEST_DEFORMED))
+
     def voxels(self, kind: str) -> list[float]:
-        """Of a stage's levels, coarse to fine. Linear maps leap, once they are near; deformations go step by step."""
-        leap = 2 if kind == "deformable" else 3
-        count = math.ceil(math.log(self.coarse_mm / self.fine_mm, leap) - 0.25)
-        if count < 1:
-            return [self.fine_mm]
-        between = np.geomspace(self.coarse_mm, self.fine_mm, count + 1)[1:-1].tolist()
-        return [self.coarse_mm, *between, self.fine_mm]
+        """Of a stage's levels, coarse to fine: more between the two were tried, and gained nothing."""
+        alike = self.coarse_mm < 1.3 * self.fine_mm
+        return [self.fine_mm] if alike or kind == "affine" else [self.coarse_mm, self.fine_mm]
 
     def level(self, kind: str, voxel_mm: float) -> Level:
         """How a stage works at a voxel size."""
         coarse, finest = voxel_mm >= self.coarse_mm, voxel_mm <= self.fine_mm
-        if kind != "deformable":
-            steps, points, rate = (25, 2_000, 0.2) if coarse and not finest else (40, 3_000, 0.1)
-            return Level(kind, voxel_mm, steps, rate * voxel_mm, self._points(points))
-        stiffness = STIFFNESS * self.size_mm * self.fine_mm
-        steps, points = (60, 4_000) if finest else (40, 3_000)
-        nodes = max(6 * voxel_mm, 10 * self.fine_mm)
-        return Level(kind, voxel_mm, steps, 0.25 * voxel_mm, self._points(points), nodes, stiffness)
+        if kind == "deformable":
+            nodes = max(6 * voxel_mm, self.size_mm / NODES)
+            points = self._points(4_000 if finest else 3_000)
+            return Level(kind, voxel_mm, 60, 0.25 * voxel_mm, points, nodes, STIFFNESS * self.size_mm**2)
+        steps = 40 if finest and kind == "rigid" else 25
+        rate = 0.2 if coarse else 0.1
+        return Level(kind, voxel_mm, steps, rate * voxel_mm, self._points(3_000 if finest else 2_000))
 
     def _points(self, number: int) -> int:
         """More for a group of few images, whose pairs say less."""
@@ -171,8 +175,13 @@ class Cascade:
     def run(self, initial: Linear | None) -> Outcome:
         given = Maps(initial or Linear.identity(len(self.pictures), self.pictures[0].dims))
         self.tell("looking for a start")
-        unknown: list[Start | None] = [None] * len(self.pictures)
-        starts, start = self._start(given) if initial is None else (unknown, given)
+        starts: list[Start | None] = [None] * len(self.pictures)
+        start = given
+        if initial is None:
+            looked_at = self.small, self.modalities, self.outlines
+            starts, linear = coarse_starts(self.similarity, *looked_at, self.generator)
+            start = Maps(linear if self.reference is None else linear @ linear.of(self.reference).inverse())
+        self._look_ahead(start)
         maps, kept = given, "identity"
         last = "deformable" if self.transform == "auto" else self.transform
         for kind in KINDS[: KINDS.index(last) + 1]:
@@ -220,18 +229,15 @@ class Cascade:
             velocity = velocity * alike.reshape(-1, *[1] * (velocity.ndim - 1))
         return Maps(Linear(matrix, offset), maps.lattice, velocity), kept
 
-    def _start(self, given: Maps) -> tuple[list[Start | None], Maps]:
-        """Each image beside the first one, where the headers do not have it."""
-        starts: list[Start | None] = [None]
-        for picture, modality in list(zip(self.small, self.modalities, strict=True))[1:]:
-            pair = (self.small[0], picture), (self.modalities[0], modality)
-            starts.append(coarse_start(self.similarity, *pair, self.generator))
-        if all(start is None or start.kind == "headers" for start in starts):
-            return starts, given
-        first = Linear.identity(1, self.pictures[0].dims)
-        linears = [first if start is None or start.kind == "headers" else start.linear for start in starts]
-        linear = Linear(torch.cat([each.matrix for each in linears]), torch.cat([each.offset for each in linears]))
-        return starts, Maps(linear)
+    def _look_ahead(self, start: Maps) -> None:
+        """Look closer at images that are clearly deformed, as the coarsest level tells at once."""
+        if self.transform not in ("auto", "deformable"):
+            return
+        coarse = self.plan.coarse_mm
+        rigid = self._optimise(start, self.plan.level("rigid", coarse))
+        deformed = self._optimise(rigid, self.plan.level("deformable", coarse))
+        if self._moved(deformed, rigid, self.outlines.cloud(rigid)) > CLEAR * coarse:
+            self.plan = self.plan.finer()
 
     def _see(self, voxel_mm: float, maps: Maps, cloud: Cloud) -> Sight:
         """The images as they are compared at a level: read once, and again only after a start has moved them."""
@@ -247,8 +253,7 @@ class Cascade:
 
     def _stage(self, kind: str, start: Maps, before: Maps) -> tuple[Maps, Stage]:
         """Run a stage from ``start``, and judge it against the maps ``before``."""
-        run = {"rigid": self._rigid, "affine": self._affine, "deformable": self._deformable}[kind]
-        maps = run(start)
+        maps = self._deformable(start) if kind == "deformable" else self._linear(kind, start)
         cloud = self.outlines.cloud(start)
         moved = self._moved(maps, before, cloud)
         needed = self.invented[kind] * self.plan.image_mm
@@ -267,13 +272,10 @@ class Cascade:
             return False, "edges do not gain by it"
         return True, "edges gain by it"
 
-    def _rigid(self, maps: Maps) -> Maps:
-        for voxel in self.plan.voxels("rigid"):
-            maps = self._optimise(maps, self.plan.level("rigid", voxel))
+    def _linear(self, kind: str, maps: Maps) -> Maps:
+        for voxel in self.plan.voxels(kind):
+            maps = self._optimise(maps, self.plan.level(kind, voxel))
         return maps
-
-    def _affine(self, maps: Maps) -> Maps:
-        return self._optimise(maps, self.plan.level("affine", self.plan.fine_mm))
 
     def _deformable(self, maps: Maps) -> Maps:
         """Coarse to fine; the finer levels, which take most time, only where the coarsest one found something."""

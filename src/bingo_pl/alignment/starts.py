@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import scipy
 import torch
 from torch import Tensor
 
-from bingo_pl.alignment.cloud import Outlines
+from bingo_pl.alignment.cloud import Cloud, Outlines
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.optimisation import Level, Sight, optimise
 from bingo_pl.alignment.similarity import Similarity
@@ -41,7 +42,44 @@ class Start:
         return self.kind == "headers" or self.agreement >= GOOD
 
 
-def coarse_start(
+def coarse_starts(
+    similarity: Similarity,
+    pictures: Sequence[Picture],
+    modalities: Sequence[int],
+    outlines: Outlines,
+    generator: torch.Generator,
+) -> tuple[list[Start | None], Linear]:
+    """How each image of a group lies to the first one, for which there is None; and rigid maps of all.
+
+    All are aligned together first, as their headers have them. Only for images that do not agree with the first one
+    then, other starts are looked for, each beside the first one.
+
+    Args:
+        similarity: of the images.
+        pictures: small copies of them.
+        modalities: their numbers in the model.
+        outlines: of the pictures.
+        generator: draws points.
+    """
+    maps = Maps(Linear.identity(len(pictures), pictures[0].dims))
+    maps, sight, cloud = _improved(similarity, pictures, modalities, outlines, maps, None, generator)
+    others = torch.arange(1, len(pictures))
+    with torch.no_grad():
+        agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), torch.zeros_like(others), others)
+    starts: list[Start | None] = [None]
+    first = maps.linear.of(0)
+    for image, found in zip(others.tolist(), (agreement * overlap).tolist(), strict=True):
+        if found >= GOOD:
+            starts.append(Start(maps.linear.of(image) @ first.inverse(), found, "headers"))
+            continue
+        pair = (pictures[0], pictures[image]), (modalities[0], modalities[image])
+        starts.append(_coarse_start(similarity, *pair, generator))
+    linears = [first, *(start.linear @ first for start in starts if start is not None)]
+    matrix, offset = (torch.cat([getattr(each, part) for each in linears]) for part in ("matrix", "offset"))
+    return starts, Linear(matrix, offset)
+
+
+def _coarse_start(
     similarity: Similarity, pictures: tuple[Picture, Picture], modalities: tuple[int, int], generator: torch.Generator
 ) -> Start:
     """Find roughly how the second of two images lies to the first.
@@ -59,7 +97,12 @@ def coarse_start(
     centres = [own.mean(0) for own in outlines.centres]
 
     def improved(turn: Tensor, offset: Tensor, kind: str) -> Start:
-        return _improved(similarity, pictures, modalities, outlines, Linear(turn[None], offset[None]), kind, generator)
+        start = Maps(Linear(torch.stack([torch.eye(dims), turn]), torch.stack([torch.zeros(dims), offset])))
+        maps, sight, cloud = _improved(similarity, pictures, modalities, outlines, start, 0, generator)
+        with torch.no_grad():
+            pair = torch.tensor([0]), torch.tensor([1])
+            agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), *pair)
+        return Start(maps.linear.of(1), float(agreement * overlap), kind)
 
     best = improved(torch.eye(dims), torch.zeros(dims), "headers")
     others = [("centres", torch.eye(dims)), *_turns(dims)]
@@ -74,27 +117,21 @@ def coarse_start(
 
 def _improved(
     similarity: Similarity,
-    pictures: tuple[Picture, Picture],
-    modalities: tuple[int, int],
+    pictures: Sequence[Picture],
+    modalities: Sequence[int],
     outlines: Outlines,
-    start: Linear,
-    kind: str,
+    maps: Maps,
+    reference: int | None,
     generator: torch.Generator,
-) -> Start:
-    """A start after a few steps, and how well the two images agree there."""
-    still = Linear.identity(1, pictures[0].dims)
-    maps = Maps(Linear(torch.cat([still.matrix, start.matrix]), torch.cat([still.offset, start.offset])))
+) -> tuple[Maps, Sight, Cloud]:
+    """Rigid maps after a few steps, and what the images look like from there."""
     voxel = max(picture.size_mm for picture in pictures) / ACROSS
     cloud = outlines.cloud(maps)
     sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
     level = Level("rigid", voxel, STEPS, 0.4 * voxel, POINTS)
-    maps = optimise(sight, maps, level, cloud, generator, reference=0)
+    maps = optimise(sight, maps, level, cloud, generator, reference)
     cloud = outlines.cloud(maps)
-    sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
-    with torch.no_grad():
-        pair = torch.tensor([0]), torch.tensor([1])
-        agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), *pair)
-    return Start(maps.linear.of(1), float(agreement * overlap), kind)
+    return maps, Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box), cloud
 
 
 def _turns(dims: int) -> list[tuple[str, Tensor]]:
