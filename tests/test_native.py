@@ -33,7 +33,7 @@ ASIDE = {2: (6.0, 5.0), 3: (9.0, 6.0)}
 def report_without_pictures() -> Iterator[None]:
     """Drawing takes longer than all else; the report has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registered, "write_report", lambda folder: (folder / "report.html").touch())
+        patch.setattr(registered, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
         yield
 
 

@@ -35,7 +35,7 @@ MEMORY = 10**8
 def report_without_pictures() -> Iterator[None]:
     """Drawing takes longer than all else; the report has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streamed, "write_report", lambda folder: (folder / "report.html").touch())
+        patch.setattr(streamed, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
         yield
 
 
@@ -80,7 +80,9 @@ def test_the_files_are_those_of_a_registration_in_memory(tmp_path: Path, dims: i
     )
     whole = tmp_path / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bingo_pl.registration.registered.write_report", lambda folder: (folder / "report.html").touch())
+        patch.setattr(
+            "bingo_pl.registration.registered.write_report", lambda folder, scans=(): (folder / "report.html").touch()
+        )
         group.write(whole, jacobian=True)
     left_out = {f"{kind}/{name}.nii.gz" for kind in ("uncertainty", "template") for name in group.members}
     assert contents(out).keys() == contents(whole).keys() - left_out
@@ -164,7 +166,7 @@ def dies(path, content):
         os.kill(os.getpid(), signal.SIGKILL)
     return write_bytes(path, content)
 Path.write_bytes = dies
-streamed.write_report = lambda folder: (folder / "report.html").touch()
+streamed.write_report = lambda folder, scans=(): (folder / "report.html").touch()
 members = [Member("a", folder / "0.nii.gz"), Member("b", folder / "1.nii.gz"), Member("a", folder / "2.nii.gz")]
 streamed.register_files(members, folder / "out", 10**8, folder / "model.ckpt", device="cpu")
 """

@@ -20,6 +20,8 @@ from bingo_pl.files.transforms import read_transform, sampled_displacement
 
 SLAB = 2**18
 """Voxels of a label map that are resampled at once."""
+ROUNDING = 1e-5
+"""Of a share that is interpolated in single precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +52,29 @@ def pull_back(source: Member, target: Member) -> sitk.Transform:
     return sitk.CompositeTransform([source.forward, target.inverse])  # the last one is applied first
 
 
-def resample_image(image: sitk.Image, transform: sitk.Transform, grid: Grid) -> sitk.Image:
+def resample_image(
+    image: sitk.Image, transform: sitk.Transform, grid: Grid, outside: float | None = None
+) -> sitk.Image:
     """Interpolate intensities linearly.
 
     Args:
         image: 3D, in the source's space.
         transform: points of the target's space to the source's, see `pull_back`.
         grid: the target's own voxels.
+        outside: the intensity outside the source's field of view; None for the image's least.
 
     Returns:
-        float32; outside the source's field of view its least intensity.
+        float32.
     """
-    extrema = sitk.MinimumMaximumImageFilter()
-    extrema.Execute(image)
-    return sitk.Resample(image, grid.blank(), transform, sitk.sitkLinear, extrema.GetMinimum(), sitk.sitkFloat32)
+    if outside is None:
+        outside = float(sitk.GetArrayViewFromImage(image).min())
+    return _resample(image, transform, grid, sitk.sitkLinear, outside)
+
+
+def _resample(image: sitk.Image, transform: sitk.Transform, grid: Grid, how: int, outside: float) -> sitk.Image:
+    """By one of SimpleITK's interpolators; float32."""
+    size, *geometry = grid.geometry()
+    return sitk.Resample(image, size, transform, how, *geometry, outside, sitk.sitkFloat32)
 
 
 def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -> sitk.Image:
@@ -85,6 +96,13 @@ def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -
         slab = grid.part(np.array([0, 0, start]), np.ones(3), shape)
         moved[:, :, start : start + shape[2]] = _voted(ids, mixed, _indices(transform, slab, source)).reshape(shape)
     return grid.to_sitk(moved)
+
+
+def resample_mask(mask: sitk.Image, transform: sitk.Transform, grid: Grid) -> NDArray[np.bool_]:
+    """(X, Y, Z) where more than half of a voxel lies in a mask of 0 and 1: `resample_labels` of one id."""
+    share = _resample(mask, transform, grid, sitk.sitkLinear, 0.0)
+    inside: NDArray[np.bool_] = to_array(share) > 0.5 + ROUNDING
+    return inside
 
 
 def _mixed(ids: NDArray) -> NDArray[np.bool_]:
@@ -138,7 +156,7 @@ def _winners(ids: NDArray, below: NDArray, above: NDArray, share: NDArray[np.flo
 
 def to_array(image: sitk.Image) -> NDArray:
     """Voxels (X, Y, Z)."""
-    array: NDArray = sitk.GetArrayFromImage(image).T.copy()
+    array: NDArray = sitk.GetArrayViewFromImage(image).T.copy()
     return array
 
 

@@ -140,9 +140,7 @@ def affine_transform(affine: NDArray) -> sitk.Transform:
 
 def sampled_displacement(transform: sitk.Transform, grid: Grid) -> NDArray[np.float64]:
     """(X, Y, Z, 3) LPS mm: by how much a transform moves the centres of a grid's voxels."""
-    like = grid.blank()
-    geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
-    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *geometry)
+    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *grid.geometry())
     vectors: NDArray[np.float64] = sitk.GetArrayFromImage(field).swapaxes(0, 2)
     return vectors
 
@@ -197,8 +195,12 @@ def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
     nifti.set_sform(nifti.affine, code=1)
     nifti.set_qform(nifti.affine, code=1)
     nifti.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=COMPRESSION, mtime=0))
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as packed,  # a slice at a time
+    ):
+        nifti.to_stream(packed)
 
 
 def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bingo_pl import config as settings
-from bingo_pl.alignment.cascade import Outcome, align
+from bingo_pl.alignment.cascade import FINEST, Outcome, align
 from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.similarity import Combined, Experts, Information, Similarity
 from bingo_pl.alignment.transforms import Fields, fields_of
@@ -24,7 +24,7 @@ from bingo_pl.files.affine import Stage, overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import File, Scan, grid_around
 from bingo_pl.registration.findings import findings_of_aligned
-from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of
+from bingo_pl.registration.registered import Registered, RegisteredGroup
 from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge
 from bingo_pl.training.model import Model
@@ -132,10 +132,9 @@ def register_natively(
     with console.status("resampling"):
         members, grid = place_scans(scans, digests, outcome, space, grid_of)
         members = findings_of_aligned(members, model, outcome.plan.coarse_mm)
-        template = mean_of([*members.values()], grid)
     verdict = judge(scans, outcome, [member.belongs for member in members.values()])
     report_verdict(verdict, console)
-    return RegisteredGroup(members, grid, template, File.of(model.path), settings.to_tree(model.config), way, verdict)
+    return RegisteredGroup(members, grid, File.of(model.path), settings.to_tree(model.config), way, verdict)
 
 
 def align_scans(
@@ -157,7 +156,7 @@ def align_scans(
         tell: is told which stage is at work.
     """
     space = Space.of(scans[0])
-    pictures = [space.picture(scan) for scan in scans]
+    pictures = [space.picture(scan).thinned(FINEST) for scan in scans]
     names = [scan.name for scan in scans]
     start = None
     if initial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,6 @@ class Registered:
     """(D, *S) in voxels of `field`, without the affine stage."""
     determinant: NDArray[np.float32]
     """(X, Y, Z) on `field`, of the Jacobian of the forward transform: 1 keeps the volume, below 0 folds."""
-    image: NDArray[np.float32]
-    """Registered; intensities as given."""
-    label: NDArray | None
-    """Registered, ids and dtype as given; None without a label map."""
     reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
     uncertainty_mm: NDArray[np.float32] | None = None
@@ -130,10 +127,6 @@ class Registered:
         grid: Grid,
     ) -> Registered:
         determinant = np.linalg.det(stage.affine) * jacobian_determinant(displacement[None])[0].double()
-        image = resample_image(scan.grid.to_sitk(scan.image.numpy()[0]), forward.transform, grid)
-        label = None
-        if scan.label is not None:
-            label = to_array(resample_labels(scan.grid.to_sitk(scan.label), forward.transform, grid))
         return cls(
             scan=scan,
             digests=digests,
@@ -144,9 +137,21 @@ class Registered:
             field=field,
             displacement=displacement,
             determinant=on_grid(determinant, field),
-            image=to_array(image),
-            label=label,
         )
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """(X, Y, Z) registered, intensities as given; resampled when asked for, so that a group takes no memory."""
+        return to_array(
+            resample_image(self.scan.grid.to_sitk(self.scan.image.numpy()[0]), self.forward.transform, self.grid)
+        )
+
+    @property
+    def label(self) -> NDArray | None:
+        """(X, Y, Z) registered, ids and dtype as given, resampled when asked for; None without a label map."""
+        if self.scan.label is None:
+            return None
+        return to_array(resample_labels(self.scan.grid.to_sitk(self.scan.label), self.forward.transform, self.grid))
 
     @property
     def folding_percent(self) -> float:
@@ -159,9 +164,7 @@ class Registered:
             return self.determinant
         volume = self.field.to_sitk(self.determinant)
         far = float(np.linalg.det(self.stage.affine))
-        identity = sitk.Transform(3, sitk.sitkIdentity)
-        whole = sitk.Resample(volume, self.grid.blank(), identity, sitk.sitkLinear, far, sitk.sitkFloat32)
-        return to_array(whole)
+        return to_array(resample_image(volume, sitk.Transform(3, sitk.sitkIdentity), self.grid, outside=far))
 
     def unit(self) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""
@@ -177,8 +180,6 @@ class RegisteredGroup:
     """By name, in order: the modality, numbered where there are several images of one."""
     grid: Grid
     """The group grid."""
-    template: NDArray[np.float32]
-    """(X, Y, Z) mean of the registered images, each from 0 to 1."""
     model: File
     settings: Mapping[str, Any]
     way: Way | None = None
@@ -188,6 +189,14 @@ class RegisteredGroup:
 
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]
+
+    @cached_property
+    def template(self) -> NDArray[np.float32]:
+        """(X, Y, Z) mean of the registered images, each from 0 to 1."""
+        template = np.zeros(self.grid.shape, np.float32)
+        for member in self.members.values():
+            template += member.unit() / np.float32(len(self.members))
+        return template
 
     def write(self, folder: Path | str, jacobian: bool = False, console: Console | None = None) -> Path:
         """Write everything, all or nothing, then ``report.html``.
@@ -209,7 +218,7 @@ class RegisteredGroup:
             )
             entries = [write_member(member, self.grid, temporary, folder, jacobian) for member in members]
             write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict)
-        write_report(folder)
+        write_report(folder, [member.scan for member in self.members.values()])
         return folder
 
 
@@ -308,14 +317,6 @@ def _original(member: Registered, suffix: str, path: Path | None, voxels: NDArra
     relative = Path(ORIGINALS) / f"{member.scan.name}{suffix}.nii.gz"
     write_image(voxels, member.scan.grid, folder / relative)
     return File(final / relative, File.of(folder / relative).sha256)
-
-
-def mean_of(members: Sequence[Registered], grid: Grid) -> NDArray[np.float32]:
-    """(X, Y, Z) the template: the mean of the registered images, each from 0 to 1."""
-    template = np.zeros(grid.shape, np.float32)
-    for member in members:
-        template += member.unit() / len(members)
-    return template
 
 
 def _coarse(grid: Grid) -> Grid:

@@ -30,7 +30,7 @@ from bingo_pl.files.transforms import read_linear
 from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.native import register_natively
-from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of, on_grid
+from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
 from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_name, warn_of_one
 from bingo_pl.seeding import generator
 from bingo_pl.training.model import Model
@@ -194,6 +194,5 @@ def _by_network(
         own = None if deviations is None else on_grid(deviations[0, i], grid)
         members.append(replace(Registered.of(scan, digests, stage, u, v, grid), uncertainty_mm=own))
     members = with_findings(members, model, batch, result, grid)
-    template = mean_of(members, grid)
     named = {member.scan.name: member for member in members}
-    return RegisteredGroup(named, grid, template, File.of(model.path), settings.to_tree(model.config))
+    return RegisteredGroup(named, grid, File.of(model.path), settings.to_tree(model.config))
