@@ -18,6 +18,7 @@ from bingo_pl.alignment import volume
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.data_modules.preprocess import PERCENTILES, Window, foreground
 from bingo_pl.files import scans
+from bingo_pl.files.transforms import write_image
 from bingo_pl.registration import registered
 from bingo_pl.report import data
 
@@ -42,14 +43,13 @@ def test_registered_images_are_written_one_at_a_time(tmp_path: Path, monkeypatch
     """When an image's voxels go to disk, those of the images before it are gone."""
     alive: list[weakref.ref[NDArray]] = []
     most = 0
-    really = registered.write_image
 
     def watched(array: NDArray, grid: Any, path: Path) -> None:
         nonlocal most
         if path.parent.name == "registered":
             alive.append(weakref.ref(array))
             most = max(most, sum(one() is not None for one in alive))
-        really(array, grid, path)
+        write_image(array, grid, path)
 
     group = register(write_group(tmp_path, 3), transform="rigid")
     monkeypatch.setattr(registered, "write_image", watched)

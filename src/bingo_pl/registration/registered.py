@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bingo_pl.atomic import replacing, replacing_folder
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
-from bingo_pl.files.resampling import resample_image, resample_labels, to_array
+from bingo_pl.files.resampling import resample_image, resample_labels, resample_voxels, to_array
 from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.transforms import (
     FieldTransform,
@@ -63,6 +63,8 @@ class Registered:
     """(D, *S) in voxels of `field`, without the affine stage."""
     determinant: NDArray[np.float32]
     """(X, Y, Z) on `field`, of the Jacobian of the forward transform: 1 keeps the volume, below 0 folds."""
+    interpolation: str = "linear"
+    """Of its intensities, one of `INTERPOLATIONS`."""
     reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
     uncertainty_mm: NDArray[np.float32] | None = None
@@ -142,9 +144,7 @@ class Registered:
     @property
     def image(self) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities as given; resampled when asked for, so that a group takes no memory."""
-        return to_array(
-            resample_image(self.scan.grid.to_sitk(self.scan.image.numpy()[0]), self.forward.transform, self.grid)
-        )
+        return self._resampled(self.scan.image.numpy()[0])
 
     @property
     def label(self) -> NDArray | None:
@@ -168,8 +168,10 @@ class Registered:
 
     def unit(self) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""
-        unit = self.scan.grid.to_sitk(self.scan.unit.numpy()[0])
-        return to_array(resample_image(unit, self.forward.transform, self.grid))
+        return self._resampled(self.scan.unit.numpy()[0])
+
+    def _resampled(self, voxels: NDArray) -> NDArray[np.float32]:
+        return resample_voxels(voxels, self.scan.grid, self.forward.transform, self.grid, self.interpolation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +191,11 @@ class RegisteredGroup:
 
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]
+
+    def interpolated(self, interpolation: str) -> RegisteredGroup:
+        """The same group, its images interpolated otherwise, see `INTERPOLATIONS`."""
+        members = {name: replace(member, interpolation=interpolation) for name, member in self.members.items()}
+        return replace(self, members=members)
 
     @cached_property
     def template(self) -> NDArray[np.float32]:
@@ -269,6 +276,7 @@ def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jaco
         "belongs": member.belongs,
         "misnaming": member.misnaming,
         "looks_like": member.looks_like,
+        "interpolation": member.interpolation,
         "error_mm": member.error_mm,
         "agreement": member.agreement,
     }

@@ -19,6 +19,7 @@ import operator
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,7 @@ from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
+from bingo_pl.files.resampling import check_interpolation
 from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
@@ -61,6 +63,7 @@ def register_files(
     checkpoint: Path | None = None,
     *,
     affine: str = "auto",
+    interpolation: str = "linear",
     jacobian: bool = False,
     device: str = "auto",
     console: Console | None = None,
@@ -75,6 +78,7 @@ def register_files(
             as it is given, comes on top.
         checkpoint: of a trained BInGo network, which must know every modality; None for the ready model.
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
+        interpolation: see `bingo_pl.register`.
         jacobian: write the Jacobian determinants too.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         console: where progress is told; None for silence.
@@ -88,10 +92,10 @@ def register_files(
             or settings.
     """
     output = output.absolute()
+    check_interpolation(interpolation)
+    console = console or Console(quiet=True)
     with held(output):
-        return _register(
-            members, output, memory_bytes, checkpoint, affine, jacobian, device, console or Console(quiet=True)
-        )
+        return _register(members, output, memory_bytes, checkpoint, affine, interpolation, jacobian, device, console)
 
 
 def _register(
@@ -100,6 +104,7 @@ def _register(
     memory_bytes: int,
     checkpoint: Path | None,
     affine: str,
+    interpolation: str,
     jacobian: bool,
     device: str,
     console: Console,
@@ -119,11 +124,11 @@ def _register(
     stages = [placement.stage for placement in placements]
     tell_overlaps([member.image for member in members], stages, console)
     tell_grid(grid, members[0].image, console)
-    claim(work / OUTPUTS, _plan(members, file, affine, jacobian))
+    claim(work / OUTPUTS, _plan(members, file, affine, interpolation, jacobian))
     source = FileSource(members, model, grid, [stage.affine for stage in stages])
     with console.status("registering"):
         result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
-    entries = _write_images(members, stages, grid, result, output, jacobian, console)
+    entries = _write_images(members, stages, grid, result, output, interpolation, jacobian, console)
     write_record(output, file, settings.to_tree(model.config), grid, entries)
     console.print(
         "not done for a streamed group: refinement, uncertainty, reconstructions, what does not fit the group or its "
@@ -148,7 +153,7 @@ def probe_files(members: Sequence[Member], model: Model, memory_bytes: int) -> F
         source = FileSource(first, model, grid, [stage.affine for stage in stages])
         result = register_stream(model.bingo, source, memory_bytes)
         start = time.perf_counter()
-        _write_images(first, stages, grid, result, output, False, Console(quiet=True))
+        _write_images(first, stages, grid, result, output, "linear", False, Console(quiet=True))
         seconds += time.perf_counter() - start
         shutil.rmtree(output / UNFINISHED)
         written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -172,8 +177,13 @@ def _check_output(output: Path) -> bool:
     return ours
 
 
-def _plan(members: Sequence[Member], model: File, affine: str, jacobian: bool) -> Plan:
-    chosen = {"model": model.sha256, "affine stage": affine, "Jacobians": str(jacobian)}
+def _plan(members: Sequence[Member], model: File, affine: str, interpolation: str, jacobian: bool) -> Plan:
+    chosen = {
+        "model": model.sha256,
+        "affine stage": affine,
+        "interpolation": interpolation,
+        "Jacobians": str(jacobian),
+    }
     return Plan(chosen, [identity(member) for member in members])
 
 
@@ -183,6 +193,7 @@ def _write_images(
     grid: Grid,
     result: StreamedRegistration,
     output: Path,
+    interpolation: str,
     jacobian: bool,
     console: Console,
 ) -> list[dict[str, Any]]:
@@ -200,6 +211,7 @@ def _write_images(
         member = members[i]
         scan = read_scan(names[i], member.modality, member.image, member.mask, member.label)
         registered = Registered.of(scan, scan.digests(), stages[i], *result.both(i), grid)
+        registered = replace(registered, interpolation=interpolation)
         entry = write_member(registered, grid, output, output, jacobian)
         sealed.write_json(kept, {"entry": entry, "files": _digests(names[i], output)})
         if i >= done:

@@ -14,6 +14,7 @@ from bingo_pl import config as settings
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation import uncertainty
 from bingo_pl.files.affine import MODES, affine_stage
+from bingo_pl.files.resampling import check_interpolation
 from bingo_pl.files.scans import (
     File,
     Images,
@@ -58,6 +59,7 @@ def register(
     initial: Mapping[str, Path | str] | None = None,
     spacing_mm: float | None = None,
     like: Source | None = None,
+    interpolation: str = "linear",
     affine: str | None = None,
     refine: int | None = None,
     device: str = "auto",
@@ -80,6 +82,8 @@ def register(
         initial: ITK transforms of points of the group to points of an image (LPS mm), from which these start.
         spacing_mm: voxel size of the group grid; None: the finest voxel of the group.
         like: an image whose grid the registered images get instead.
+        interpolation: of the registered images: ``linear``, ``bspline`` (cubic), ``lanczos`` or ``nearest``. All but
+            the last are smoothed first where the voxels of the group grid are larger than theirs.
         affine: with ``network``: ``auto`` (None), ``always`` or ``never``, see `bingo_pl.files.affine`.
         refine: with ``network``: steps of optimisation for this group after the network's result; 0 for none. None:
             `REFINE` steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
@@ -93,6 +97,7 @@ def register(
     if transform is None:
         transform = "auto" if affine is None and refine is None else "network"
     _check_choices(transform, affine, refine, reference, initial, spacing_mm, like)
+    check_interpolation(interpolation)
     pairs, masks, labels = as_pairs(images), masks or {}, labels or {}
     names = names_of(modality for modality, _ in pairs)
     check_names("mask", masks, names)
@@ -125,7 +130,7 @@ def register(
             warn_of_misfit(member.scan, console)
         if member.looks_like is not None:
             warn_of_name(member.scan, member.looks_like, console)
-    return group
+    return group.interpolated(interpolation)
 
 
 def _check_choices(
