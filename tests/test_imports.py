@@ -13,7 +13,7 @@ from bingo_pl import data_modules
 ORDER = (
     ("errors", "memory", "regular", "seeding", "sealed"),
     ("spatial",),
-    ("atomic", "batch", "config", "crashes", "csv_files", "names", "signals"),
+    ("atomic", "batch", "config", "crashes", "csv_files", "names", "options", "signals"),
     ("locking", "misalign", "methods"),
     ("alignment",),
     ("data_modules",),

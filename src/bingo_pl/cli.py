@@ -17,7 +17,6 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import check_unused
 from bingo_pl.comparison import run as comparison
 from bingo_pl.crashes import describe, write_log
 from bingo_pl.data_modules.checking import check as checking
@@ -25,8 +24,11 @@ from bingo_pl.data_modules.manifest_file import read_group
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.errors import BingoError
 from bingo_pl.files import check_report
+from bingo_pl.files.record import RECORD
 from bingo_pl.files.scans import check_names, names_of
+from bingo_pl.files.written import check_output
 from bingo_pl.names import check_file_name
+from bingo_pl.options import LOG, DeviceOption, InterpolationHelp, OverwriteOption, command_of, on_device
 from bingo_pl.registration import apply as application
 from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import workflow
@@ -48,7 +50,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+command = command_of(app)
 console = Console(emoji=False)  # ":x:" in a path is no picture
 
 Overrides = Annotated[
@@ -60,25 +64,27 @@ CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="
 MemoryOption = Annotated[str, typer.Option(help="What images in work, features and sums may take, e.g. 500MB or 4GB")]
 
 
-@app.command()
+@command()
 def train(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
     overrides: Overrides = None,
     go_on: Annotated[
         bool, typer.Option("--continue", help="Go on with the run of this name if there is one; leave it if it is done")
     ] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train on a dataset, test the best checkpoint, write tables and figures to runs/<name>/.
 
     Without data.root, EXPERIMENT's phantom preset is trained on the embedded synthetic cohort.
     """
-    name = settings.with_data(name, overrides or ())
-    config = settings.load(name, overrides or ())
+    overrides = on_device(overrides, device)
+    name = settings.with_data(name, overrides)
+    config = settings.load(name, overrides)
     config = dataclasses.replace(config, name=config.name or sweeping.trial_name(os.environ) or Path(name).stem)
     (train_or_continue if go_on else experiment.train)(config, console)
 
 
-@app.command()
+@command()
 def resume(
     checkpoint: CheckpointArgument,
     overrides: Overrides = None,
@@ -86,18 +92,19 @@ def resume(
     allow_changed_processes: Annotated[
         bool, typer.Option(help="Go on although the number of devices is not the same")
     ] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Go on exactly where a checkpoint stopped."""
-    experiment.resume(checkpoint, overrides or (), allow_changed_data, console, allow_changed_processes)
+    experiment.resume(checkpoint, on_device(overrides, device), allow_changed_data, console, allow_changed_processes)
 
 
-@app.command()
-def evaluate(checkpoint: CheckpointArgument, overrides: Overrides = None) -> None:
+@command()
+def evaluate(checkpoint: CheckpointArgument, overrides: Overrides = None, device: DeviceOption = "auto") -> None:
     """Test a checkpoint, on its own test split or on other data of the same modalities (data.root=...)."""
-    experiment.evaluate(checkpoint, overrides or (), console)
+    experiment.evaluate(checkpoint, on_device(overrides, device), console)
 
 
-@app.command()
+@command()
 def table(
     experiment_name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
     overrides: Overrides = None,
@@ -106,18 +113,20 @@ def table(
         list[str] | None, typer.Option(metavar="METHOD=FILE", help="Take these weights instead of training")
     ] = None,
     name: Annotated[str, typer.Option(help="Of the folder under runs/tables. Empty: the experiment's")] = "",
+    device: DeviceOption = "auto",
 ) -> None:
     """Compare methods on the same test groups, misaligned alike. Training is done where no checkpoint is given.
 
     Interrupted, the same command goes on with what is missing.
     """
-    experiment_name = settings.with_data(experiment_name, overrides or ())
-    runs = Path(settings.load(experiment_name, overrides or ()).runs)
+    overrides = on_device(overrides, device)
+    experiment_name = settings.with_data(experiment_name, overrides)
+    runs = Path(settings.load(experiment_name, overrides).runs)
     folder = name or Path(experiment_name).stem
     check_file_name(folder, "table")
     comparison.compare(
         settings.load_table(experiment_name),
-        overrides or (),
+        overrides,
         [method.strip() for method in methods.split(",") if method.strip()],
         dict(_pair(text, "METHOD=FILE", "bingo=runs/mscmr/checkpoints/best.ckpt") for text in checkpoint or ()),
         runs / "tables" / folder,
@@ -125,7 +134,7 @@ def table(
     )
 
 
-@app.command()
+@command()
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A W&B sweep file (YAML) or the name of one of ours")],
     overrides: Overrides = None,
@@ -133,19 +142,22 @@ def sweep(
     count: Annotated[int | None, typer.Option(min=1, help="Trials at most (on W&B: of each agent)")] = None,
     agents: Annotated[int, typer.Option(min=1, help="Trials at a time; the GPUs are shared out")] = 1,
     seed: Annotated[int | None, typer.Option(help="Of a random search with --local; 0 if not given")] = None,
-    output: Annotated[Path | None, typer.Option(help="With --local; runs/sweeps/<name> if not given")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --local; runs/sweeps/<name> if not given")
+    ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Search settings: each trial is a training, chosen by a W&B sweep or, with --local, by this command."""
     if not local and (seed is not None or output):
         raise BingoError("--seed and --output go with --local: W&B draws and keeps its trials itself. Leave them out")
-    search = sweeping.load(file, overrides or ())
+    search = sweeping.load(file, on_device(overrides, device))
     if local:
         run_local(search, output or Path("runs") / "sweeps" / search.name, seed or 0, count, agents, console)
     else:
         sweeping.run_on_wandb(search, agents, count, console)
 
 
-@app.command(name="scalability")
+@command(name="scalability")
 def run_scalability(
     experiment_name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
     checkpoint: Annotated[Path, typer.Option(help="runs/<name>/checkpoints/best.ckpt")],
@@ -153,6 +165,7 @@ def run_scalability(
     images: Annotated[int, typer.Option(min=1, help="In the largest group")] = 1320,
     memory: MemoryOption = "1GB",
     name: Annotated[str, typer.Option(help="Of the folder under runs/scalability. Empty: the experiment's")] = "",
+    device: DeviceOption = "auto",
 ) -> None:
     """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4).
 
@@ -162,15 +175,16 @@ def run_scalability(
         text for text in overrides or () if text.startswith(("method=", "model.", "refine.", "intrinsic."))
     ]:
         raise BingoError(f"{' '.join(of_method)}: the method is the checkpoint's as it is. Leave it out")
-    experiment_name = settings.with_data(experiment_name, overrides or ())
-    config = settings.load(experiment_name, overrides or ())
+    overrides = on_device(overrides, device)
+    experiment_name = settings.with_data(experiment_name, overrides)
+    config = settings.load(experiment_name, overrides)
     name = name or Path(experiment_name).stem
     check_file_name(name, "folder")
     folder = Path(config.runs) / "scalability" / name
     scalability.run(config, checkpoint, images, parse_bytes(memory), folder, console)
 
 
-@app.command(name="estimate")
+@command(name="estimate")
 def run_estimate(
     checkpoint: Annotated[
         Path | None,
@@ -182,7 +196,7 @@ def run_estimate(
     ] = None,
     shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
     memory: MemoryOption = "1GB",
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
     if (images is None) == (manifest is None):
@@ -210,7 +224,7 @@ def _sizes(text: str) -> list[int]:
     return [int(size) for size in text.split("x") if size]
 
 
-@app.command()
+@command()
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images, a manifest (.csv) or an image")],
     label_ids: Annotated[
@@ -237,9 +251,9 @@ def _ids(text: str) -> set[int]:
         raise BingoError(f"--label-ids {text} is no list of whole numbers, e.g. 1,2,4") from error
 
 
-@app.command()
+@command()
 def register(
-    output: Annotated[Path, typer.Option(help="A folder that does not exist yet")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder that does not exist yet")],
     checkpoint: Annotated[
         Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
     ] = None,
@@ -288,11 +302,16 @@ def register(
             f"{workflow.REFINED_UP_TO[3]} volumes or with --memory",
         ),
     ] = None,
+    interpolation: Annotated[str, typer.Option(help=InterpolationHelp)] = "linear",
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
+    pairwise: Annotated[
+        bool, typer.Option("--pairwise", help="Write each image on the grid of each other one too, with the transform")
+    ] = False,
     memory: Annotated[
         str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
     ] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps")] = "auto",
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
@@ -315,6 +334,11 @@ def register(
     if memory:
         if refine:
             raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
+        if overwrite or pairwise:
+            raise BingoError(
+                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory. Leave one of them out"
+                + (", or remove the old folder yourself" if overwrite else "")
+            )
         size = parse_bytes(memory)
         written = register_files(
             [*named.values()],
@@ -322,12 +346,13 @@ def register(
             size,
             checkpoint,
             affine=affine or "auto",
+            interpolation=interpolation,
             jacobian=jacobian,
             device=device,
             console=console,
         )
     else:
-        check_unused(output)
+        check_output(output, overwrite, RECORD, [path for member in named.values() for path in member.files])
         group = workflow.register(
             [(member.modality, member.image) for member in members],
             checkpoint,
@@ -338,12 +363,13 @@ def register(
             initial=dict(_pair(text, "NAME=FILE", "t2=start.tfm") for text in initial or ()),
             spacing_mm=spacing,
             like=like,
+            interpolation=interpolation,
             affine=affine,
             refine=refine,
             device=device,
             console=console,
         )
-        written = group.write(output, jacobian, console)
+        written = group.write(output, jacobian, console, pairwise=pairwise, overwrite=overwrite)
         doubtful = group.verdict is not None and group.verdict.doubtful
     console.print(f"written: {escape(str(written))}", soft_wrap=True)
     raise typer.Exit(1 if doubtful else 0)
@@ -356,43 +382,49 @@ def _pair(text: str, what: str, example: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-@app.command()
+@command()
 def atlas(
     manifest: Annotated[Path, typer.Argument(help="A CSV file with the columns modality,image[,mask,label]")],
-    output: Annotated[Path, typer.Option(help="A folder that does not exist yet")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder that does not exist yet")],
     checkpoint: Annotated[
         Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
     ] = None,
     affine: Annotated[str, typer.Option(help="always, auto (images that are not roughly aligned) or never")] = "always",
     memory: MemoryOption = "1GB",
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Make a population's unbiased template, with the probability of each label where label maps are given.
 
     The images are read one at a time; a population may have any size.
     """
-    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console)
+    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console, device, overwrite)
 
 
-@app.command()
+@command()
 def apply(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="An image, label map or landmarks")],
     registration: Annotated[Path, typer.Option(help="The folder that bingo register wrote")],
     source: Annotated[str, typer.Option("--from", help="The member whose space FILE is in, or template")],
     target: Annotated[str, typer.Option("--to", help="The member to move it to, or template")],
-    output: Annotated[Path, typer.Option(help="The file to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write")],
     labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
     space: Annotated[str | None, typer.Option(help="Of landmarks whose file does not say it: RAS or LPS")] = None,
+    interpolation: Annotated[str | None, typer.Option(help=InterpolationHelp, show_default="linear")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write, where it exists")] = False,
 ) -> None:
     """Move an image, a label map or landmarks from one member of a registered group to another.
 
     The exit status is 1 where nothing of FILE lies there.
     """
-    applied = application.apply(registration, source, target, path, output, labels, space, console)
+    applied = application.apply(
+        registration, source, target, path, output, labels, space, console, interpolation, overwrite
+    )
     console.print(f"written: {escape(str(applied.path))}", soft_wrap=True)
     raise typer.Exit(0 if applied.arrived else 1)
 
 
-@app.command()
+@command()
 def report(
     registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
 ) -> None:
@@ -418,6 +450,7 @@ def run(command: Callable[[], object]) -> None:
         with stopping():
             command()
     except BingoError as error:
+        LOG.info("traceback", exc_info=error)
         _tell("error:", str(error))
         sys.exit(2)
     except Stopped as stop:
@@ -425,6 +458,7 @@ def run(command: Callable[[], object]) -> None:
             _tell("stopped by", str(stop).removeprefix("stopped by "))
         sys.exit(stop.code)
     except Exception as error:
+        LOG.info("traceback", exc_info=error)
         _tell("unexpected error:", f"{describe(error)}. The traceback is in {write_log(error)}; please report it")
         sys.exit(70)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,16 +166,32 @@ def write_transform(field: FieldTransform, stem: Path) -> None:
     Raises:
         BingoError: a file cannot be written.
     """
-    with replacing(stem.with_name(f"{stem.name}.h5")) as temporary:
+    write_itk(field.transform, stem.with_name(f"{stem.name}.h5"))
+    write_nifti(_displacement_nifti(field), stem.with_name(f"{stem.name}.nii.gz"))
+
+
+def flat(transforms: Sequence[sitk.Transform]) -> sitk.Transform:
+    """One transform that applies all, the last one first, as a file can hold it: not nested."""
+    whole = sitk.CompositeTransform([*transforms])
+    whole.FlattenTransform()
+    return whole
+
+
+def write_itk(transform: sitk.Transform, path: Path) -> None:
+    """Write ITK's transform file (``.h5``), whole or not at all.
+
+    Raises:
+        BingoError: the file cannot be written.
+    """
+    with replacing(path) as temporary:
         named = temporary.with_name(f"{temporary.name}.h5")  # SimpleITK goes by the extension
         try:
-            sitk.WriteTransform(field.transform, str(named))
+            sitk.WriteTransform(transform, str(named))
             named.replace(temporary)
         except RuntimeError as error:
             raise OSError(" ".join(str(error).split())) from error
         finally:
             named.unlink(missing_ok=True)
-    write_nifti(_displacement_nifti(field), stem.with_name(f"{stem.name}.nii.gz"))
 
 
 def write_image(array: NDArray, grid: Grid, path: Path) -> None:

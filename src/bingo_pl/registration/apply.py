@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 
-from bingo_pl.atomic import check_new_file
+from bingo_pl.atomic import check_new_file, check_place
 from bingo_pl.data_modules.reading import corner_distance_mm, read_voxels, stored_ids, whole_numbers
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
@@ -55,6 +55,7 @@ def apply(
     space: str | None,
     console: Console | None = None,
     interpolation: str | None = None,
+    overwrite: bool = False,
 ) -> Applied:
     """Move a file from the space of one member of a group to that of another, in one interpolation.
 
@@ -69,6 +70,7 @@ def apply(
         console: where it is reported that the file is not on the grid of ``source``, or that it or points of it lie
             outside; None for silence.
         interpolation: of an image, see `bingo_pl.register`; None: linear.
+        overwrite: replace the output where it is a file, but for ``path`` itself and files of the registration.
 
     Raises:
         BingoError: a missing or damaged registration, no such member, an unreadable file, a label map with fractions,
@@ -77,7 +79,7 @@ def apply(
     check_interpolation(interpolation or "linear")
     if interpolation and (labels or path.name.lower().endswith(POINTS)):
         raise BingoError(f"--interpolation {interpolation} is for images: {path} is none. Leave it out")
-    check_new_file(output)
+    check_new_file(output) if not overwrite else _check_replaceable(output, path, registration)
     record = read_record(registration)
     grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
     for name in (source, target):
@@ -117,6 +119,15 @@ def apply(
     if not arrived:
         _warn_of_nothing(path, output, target, console)
     return Applied(output, arrived)
+
+
+def _check_replaceable(output: Path, path: Path, registration: Path) -> None:
+    """Raises `BingoError` where a file to write is one to read, or no file."""
+    if not output.exists() or not output.is_file() or output.is_symlink():
+        check_new_file(output)
+    elif output.samefile(path) or output.resolve().is_relative_to(registration.resolve()):
+        raise BingoError(f"{output} is read by this command and not overwritten. Name another output")
+    check_place(output)
 
 
 def _outside(points_mm: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:

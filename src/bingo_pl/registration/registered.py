@@ -14,7 +14,6 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import __version__
@@ -27,10 +26,14 @@ from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.transforms import (
     FieldTransform,
     affine_transform,
+    flat,
     forward_and_inverse,
     write_image,
+    write_itk,
     write_transform,
 )
+from bingo_pl.files.written import FILES, check_output, digests_of
+from bingo_pl.registration.telling import steps, track
 from bingo_pl.registration.verdict import Verdict, Way
 from bingo_pl.report.page import write_report
 from bingo_pl.spatial import jacobian_determinant
@@ -39,7 +42,11 @@ ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""
 LINEAR_STEP = 16
 """Voxels between the samples of a linear map."""
+UNFINISHED = "unfinished"
+"""The folder in the output folder of a streamed group, while there is something to do."""
 MEAN = Path("template") / "mean.nii.gz"
+PAIRWISE = "pairwise"
+"""Each folder in it is the space of one image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,28 +212,66 @@ class RegisteredGroup:
             template += member.unit() / np.float32(len(self.members))
         return template
 
-    def write(self, folder: Path | str, jacobian: bool = False, console: Console | None = None) -> Path:
-        """Write everything, all or nothing, then ``report.html``.
+    def write(
+        self,
+        folder: Path | str,
+        jacobian: bool = False,
+        console: Console | None = None,
+        *,
+        pairwise: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write everything, an image at a time, all or nothing, then ``report.html``.
 
         Args:
             folder: must not exist, or be empty.
             jacobian: write the Jacobian determinants too.
             console: where progress is shown.
+            pairwise: write each image on the grid of each other one too, see `write_pairs`.
+            overwrite: the folder may also hold a registration, which is replaced if all of it was written here and has
+                not changed since.
 
         Raises:
             BingoError: the folder is in use or cannot be written.
         """
         folder = Path(folder).absolute()
         console = console or Console(quiet=True)
-        with replacing_folder(folder) as temporary:
+        inputs = [path for member in self.members.values() for path in member.digests]
+        check_output(folder, overwrite, RECORD, inputs)
+        with replacing_folder(folder, overwrite) as temporary:
             write_image(self.template, self.grid, temporary / MEAN)
-            members = track(
-                self.members.values(), "writing", console=console, transient=True, disable=not console.is_terminal
-            )
+            members = track([*self.members.values()], "writing", console)
             entries = [write_member(member, self.grid, temporary, folder, jacobian) for member in members]
+            if pairwise:
+                for target in self.members.values():
+                    write_pairs(target, [*self.members.values()], temporary / PAIRWISE / target.scan.name)
             write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict)
-        write_report(folder, [member.scan for member in self.members.values()])
+        with steps("making the report", console):
+            write_report(folder, [member.scan for member in self.members.values()])
         return folder
+
+
+def write_pairs(target: Registered, members: Sequence[Registered], folder: Path) -> None:
+    """Write the other images, label maps and transforms as those of the group are, on an image's own grid.
+
+    ``registered/NAME.nii.gz`` and ``labels/NAME.nii.gz``; ``transforms/NAME.h5`` takes points of the target to those of
+    NAME, in LPS mm, which resamples NAME onto the target.
+
+    Raises:
+        BingoError: a file cannot be written.
+    """
+    grid = target.scan.grid
+    for member in members:
+        if member is target:
+            continue
+        name, transform = member.scan.name, flat([member.forward.transform, target.inverse.transform])
+        write_itk(transform, folder / "transforms" / f"{name}.h5")
+        voxels = member.scan.image.numpy()[0]
+        image = resample_voxels(voxels, member.scan.grid, transform, grid, member.interpolation)
+        write_image(image, grid, folder / "registered" / f"{name}.nii.gz")
+        if member.scan.label is not None:
+            label = resample_labels(member.scan.grid.to_sitk(member.scan.label), transform, grid)
+            write_image(to_array(label), grid, folder / "labels" / f"{name}.nii.gz")
 
 
 def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jacobian: bool) -> dict[str, Any]:
@@ -311,6 +356,7 @@ def write_record(
         "settings": settings,
         "group": {"shape": grid.shape, "affine_ras_mm": grid.affine.tolist()},
         "images": entries,
+        FILES: digests_of(folder, UNFINISHED),
         "alignment": None if way is None else asdict(way),
         "verdict": None if verdict is None else asdict(verdict),
     }

@@ -38,8 +38,8 @@ from bingo_pl.files.resampling import check_interpolation
 from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
-from bingo_pl.registration.registered import MEAN, Registered, write_member, write_record
-from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
+from bingo_pl.registration.registered import MEAN, UNFINISHED, Registered, write_member, write_record
+from bingo_pl.registration.telling import steps, tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.report.page import write_report
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.estimate import READ, FileCosts
@@ -48,8 +48,6 @@ from bingo_pl.streaming.stream import StreamedRegistration, register_stream
 from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training.model import Model
 
-UNFINISHED = "unfinished"
-"""The folder in the output folder, while there is something to do."""
 PLACEMENTS, SWEEPS, OUTPUTS = "placements", "sweeps", "outputs"
 REMOVED = ".unfinished.tmp"
 """What it is called while it is removed."""
@@ -126,7 +124,7 @@ def _register(
     tell_grid(grid, members[0].image, console)
     claim(work / OUTPUTS, _plan(members, file, affine, interpolation, jacobian))
     source = FileSource(members, model, grid, [stage.affine for stage in stages])
-    with console.status("registering"):
+    with steps("registering", console):
         result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
     entries = _write_images(members, stages, grid, result, output, interpolation, jacobian, console)
     write_record(output, file, settings.to_tree(model.config), grid, entries)

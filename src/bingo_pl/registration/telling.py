@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +18,30 @@ from bingo_pl.files.scans import Scan, describe
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
+LOG = logging.getLogger("bingo_pl")
 
 
 def track(items: Sequence[Item], description: str, console: Console) -> Iterable[Item]:
-    """The items, with a progress bar in a terminal."""
+    """The items, with a progress bar in a terminal and a line of the log."""
+    LOG.info(f"{description}: {len(items)}")
     return progress.track(items, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def steps(first: str, console: Console) -> Iterator[Callable[[str], None]]:
+    """A status line in a terminal, and a line of the log (``--verbose``) for each step.
+
+    Yields:
+        What begins the next step.
+    """
+    with console.status(first) as status:
+
+        def begin(step: str) -> None:
+            status.update(step)
+            LOG.info(step)
+
+        begin(first)
+        yield begin
 
 
 def tell_overlap(first: Scan, scan: Scan, stage: Stage, console: Console) -> None:

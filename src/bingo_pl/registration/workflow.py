@@ -32,7 +32,15 @@ from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.native import register_natively
 from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
-from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_name, warn_of_one
+from bingo_pl.registration.telling import (
+    steps,
+    tell_grid,
+    tell_overlap,
+    track,
+    warn_of_misfit,
+    warn_of_name,
+    warn_of_one,
+)
 from bingo_pl.seeding import generator
 from bingo_pl.training.model import Model
 
@@ -188,7 +196,7 @@ def _by_network(
     tell_grid(grid, scans[0].title, console)
     sampled = [scan.sampled(affine, grid) for scan, affine in zip(scans, affines, strict=True)]
     batch = to_batch(sampled, scans, grid, model).to(model.device)
-    with torch.no_grad(), console.status("registering"):
+    with torch.no_grad(), steps("registering", console):
         result = model.registrar(batch)
     draws = generator("uncertainty", device=model.device)
     deviations = uncertainty.displacement_uncertainty(model.registrar, batch, result, UNCERTAINTY_SAMPLES, draws)
