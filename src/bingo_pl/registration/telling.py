@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
+from bingo_pl.files.record import FAIL, PASS, WARN
 from bingo_pl.files.scans import Scan, describe
 from bingo_pl.registration.verdict import Verdict, Way
 
@@ -113,7 +114,7 @@ def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], consol
 
 def report_verdict(verdict: Verdict, console: Console) -> None:
     """What the figures say of the result."""
-    style = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}[verdict.level]
+    style = {PASS: "bold green", WARN: "bold yellow", FAIL: "bold red"}[verdict.level]
     console.print(verdict.level.upper(), style=style)
     for reason in verdict.reasons:
         console.print("-", style=style, end=" ")

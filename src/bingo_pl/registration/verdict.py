@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bingo_pl.alignment.cascade import DOUBTFUL, UNLIKE, Outcome, Stage
+from bingo_pl.files.record import FAIL, PASS, WARN
 from bingo_pl.files.scans import Scan
 
-PASS, WARN, FAIL = "pass", "warn", "fail"
 LARGE_ERROR = 3.0
 """Voxels of the finest image: a larger predicted error asks for a look."""
 
@@ -37,7 +37,7 @@ class Verdict:
     """What the figures say of a result."""
 
     level: str = PASS
-    """``pass``, ``warn`` or ``fail``."""
+    """One of `bingo_pl.files.record.LEVELS`."""
     reasons: Sequence[str] = field(default_factory=tuple)
     """In words, the gravest first."""
 
