@@ -110,7 +110,7 @@ def check_records(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         assert abs(one.pop("folding_percent") - other.pop("folding_percent")) < 0.1
         np.testing.assert_allclose(one.pop("stage_affine_ras_mm"), other.pop("stage_affine_ras_mm"), atol=1e-6)
     np.testing.assert_allclose(ours["group"].pop("affine_ras_mm"), theirs["group"].pop("affine_ras_mm"), atol=1e-6)
-    assert ours.pop("files").keys() == theirs.pop("files").keys()  # sums of floats may differ in their last bits
+    assert ours.pop("files").keys() < theirs.pop("files").keys()
     assert ours == theirs
     assert len(ours["images"][0]["label_sha256"]) == len(ours["images"][1]["mask_sha256"]) == 64
 

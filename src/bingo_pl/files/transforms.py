@@ -180,13 +180,15 @@ def flat(transforms: Sequence[sitk.Transform]) -> sitk.Transform:
 def write_itk(transform: sitk.Transform, path: Path) -> None:
     """Write ITK's transform file (``.h5``), whole or not at all.
 
+    It is a flat composite, be it of one part: that is what every program reads (nitransforms takes nothing else).
+
     Raises:
         BingoError: the file cannot be written.
     """
     with replacing(path) as temporary:
         named = temporary.with_name(f"{temporary.name}.h5")  # SimpleITK goes by the extension
         try:
-            sitk.WriteTransform(transform, str(named))
+            sitk.WriteTransform(flat([transform]), str(named))
             named.replace(temporary)
         except RuntimeError as error:
             raise OSError(" ".join(str(error).split())) from error

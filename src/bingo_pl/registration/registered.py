@@ -42,6 +42,8 @@ ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""
 LINEAR_STEP = 16
 """Voxels between the samples of a linear map."""
+LINEAR_MARGIN = 5
+"""Samples of it around the image: programs that interpolate by splines mirror a field at its end, and err there."""
 UNFINISHED = "unfinished"
 """The folder in the output folder of a streamed group, while there is something to do."""
 MEAN = Path("template") / "mean.nii.gz"
@@ -377,8 +379,9 @@ def _coarse(grid: Grid) -> Grid:
     """A grid of few voxels that covers another one, on which linear maps are sampled for formats that need it."""
     nodes = [3 if size == 1 else int(np.ceil((size + 1) / LINEAR_STEP)) + 1 for size in grid.shape]
     step = np.array([1.0 if size == 1 else (size + 1) / (n - 1) for size, n in zip(grid.shape, nodes, strict=True)])
-    x, y, z = nodes
-    return grid.part(-np.ones(3), step, (x, y, z))
+    margin = np.where(np.array(grid.shape) == 1, 0, LINEAR_MARGIN)
+    x, y, z = (np.array(nodes) + 2 * margin).tolist()
+    return grid.part(-1 - step * margin, step, (x, y, z))
 
 
 def on_grid(values: Tensor, grid: Grid) -> NDArray[np.float32]:
