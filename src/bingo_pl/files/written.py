@@ -17,11 +17,12 @@ REMADE = ("report.html",)
 """Files that are written again without a new record."""
 
 
-def digests_of(folder: Path, left_out: str = "") -> dict[str, str]:
-    """SHA-256 of every file in a folder, but for those in a folder in it that is to be left out."""
+def digests_of(folder: Path, *left_out: str) -> dict[str, str]:
+    """SHA-256 of every file in a folder, but for those files and folders in it that are to be left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     relative = [path.relative_to(folder) for path in paths]
-    return {path.as_posix(): sha256_of(folder / path) for path in relative if path.parts[0] != left_out}
+    kept = [path for path in relative if path.parts[0] not in (*left_out, *REMADE)]
+    return {path.as_posix(): sha256_of(folder / path) for path in kept}
 
 
 def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Path] = ()) -> None:

@@ -358,7 +358,7 @@ def write_record(
         "settings": settings,
         "group": {"shape": grid.shape, "affine_ras_mm": grid.affine.tolist()},
         "images": entries,
-        FILES: digests_of(folder, UNFINISHED),
+        FILES: digests_of(folder, UNFINISHED, RECORD),
         "alignment": None if way is None else asdict(way),
         "verdict": None if verdict is None else asdict(verdict),
     }
