@@ -17,18 +17,19 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bingo_pl import config
+from bingo_pl.device import device_of, full_precision
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import Budget, parse_bytes
 from bingo_pl.streaming.estimate import Noise
 from bingo_pl.streaming.scalability import watched_stream
 from bingo_pl.training import experiment
-from bingo_pl.training.lightning import device_of
 
 
+@full_precision()
 def main() -> None:
     name, images, memory, *overrides = sys.argv[1:]
     settings = config.load(name, overrides)
-    device = device_of(settings)
+    device = device_of(settings.trainer.accelerator)
     bingo = experiment.build_task(settings).registrar.eval().to(device)
     assert isinstance(bingo, Bingo), "only BInGo streams"
     shape, modalities = tuple(settings.data.roi), len(settings.data.modalities)

@@ -21,15 +21,16 @@ from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.comparison.rows import Row, choose_rows, ready
 from bingo_pl.data_modules.base import GroupDataModule
+from bingo_pl.device import device_of, full_precision
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import experiment
-from bingo_pl.training.lightning import device_of
 
 console = Console()
 
 
+@full_precision()
 def main(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
     method: Annotated[str, typer.Argument(metavar="METHOD", help="A row of the experiment's table")],
@@ -64,7 +65,7 @@ def combinations(grid: Sequence[str]) -> list[list[str]]:
 
 def validate(row: Row, registrar: Registrar, data: GroupDataModule, groups: int) -> dict[str, float]:
     """Means over the first validation groups under their fixed misalignments."""
-    device = device_of(row.config)
+    device = device_of(row.config.trainer.accelerator)
     scores: dict[str, list[torch.Tensor]] = {}
     seconds, done = 0.0, 0
     for batch in data.val_dataloader():

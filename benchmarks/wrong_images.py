@@ -23,7 +23,7 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.appearance import looks_like, misnaming, unlikeness
 from bingo_pl.evaluation.uncertainty import SMALLEST_JUDGED_GROUP, belongs, disagreement, median_of_others
 from bingo_pl.methods.registrar import Registrar
-from bingo_pl.registration.workflow import REFINE
+from bingo_pl.registration.choices import REFINE
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp
 

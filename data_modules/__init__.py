@@ -1,19 +1,37 @@
 """The cohorts that can be trained on, by the name that ``data.dataset`` takes."""
 
-from bingo_pl.data_modules.anatomies import AnatomiesDataModule
-from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.data_modules.brats import BratsDataModule
-from bingo_pl.data_modules.learn2reg import Learn2RegDataModule
-from bingo_pl.data_modules.manifest import ManifestDataModule
-from bingo_pl.data_modules.mscmr import MscmrDataModule
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-DATA_MODULES: dict[str, type[GroupDataModule]] = {
-    "mscmr": MscmrDataModule,
-    "brats": BratsDataModule,
-    "manifest": ManifestDataModule,
-    "learn2reg": Learn2RegDataModule,
-    "anatomies": AnatomiesDataModule,
+if TYPE_CHECKING:
+    from bingo_pl.data_modules.base import GroupDataModule
+
+DATA_MODULES = {
+    "mscmr": "bingo_pl.data_modules.mscmr:MscmrDataModule",
+    "brats": "bingo_pl.data_modules.brats:BratsDataModule",
+    "manifest": "bingo_pl.data_modules.manifest:ManifestDataModule",
+    "learn2reg": "bingo_pl.data_modules.learn2reg:Learn2RegDataModule",
+    "anatomies": "bingo_pl.data_modules.anatomies:AnatomiesDataModule",
 }
-"""Data modules by name."""
+"""Where each data module is. A cohort is added by its class and a line here."""
 
-__all__ = ["DATA_MODULES", "GroupDataModule"]
+__all__ = ["DATA_MODULES", "GroupDataModule", "data_module"]
+
+
+def data_module(name: str) -> "type[GroupDataModule]":
+    """The data module of a name.
+
+    Raises:
+        BingoError: unknown name.
+    """
+    from bingo_pl.plugins import find
+
+    found: type[GroupDataModule] = find("dataset", name, DATA_MODULES, "bingo_pl.datasets")
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    """What needs Lightning is imported when it is asked for."""
+    if name == "GroupDataModule":
+        return import_module("bingo_pl.data_modules.base").GroupDataModule
+    raise AttributeError(f"module 'bingo_pl.data_modules' has no attribute '{name}'")

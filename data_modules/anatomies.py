@@ -13,9 +13,9 @@ import torchio as tio
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.data_modules.base import GroupDataModule, Split, visible
+from bingo_pl.data_modules.base import GroupDataModule, visible
 from bingo_pl.data_modules.phantoms.painting import paint
-from bingo_pl.data_modules.preprocess import Case, Member, to_spacing
+from bingo_pl.data_modules.preprocess import Case, Member, Split, to_spacing
 from bingo_pl.data_modules.reading import read_image, read_labels
 from bingo_pl.seeding import generator
 

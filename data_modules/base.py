@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import platformdirs
 import pytorch_lightning as pl
@@ -29,14 +29,13 @@ from bingo_pl.batch import GroupBatch, collate
 from bingo_pl.config import DataConfig
 from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
 from bingo_pl.data_modules.copies import copy_each, disguise
-from bingo_pl.data_modules.preprocess import Case, Preprocessing
+from bingo_pl.data_modules.preprocess import SPLITS, Case, Preprocessing, Split
+from bingo_pl.data_modules.problems import some
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 MEMORY_BYTES = 4 * 2**30
 """Groups of a split that are kept in memory; the rest is read from the cache each time."""
 
@@ -356,12 +355,6 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 def visible(paths: Iterable[Path]) -> list[Path]:
     """Files in order, without hidden ones: macOS leaves ``._x.nii.gz`` beside ``x.nii.gz``."""
     return sorted(path for path in paths if not path.name.startswith("."))
-
-
-def some(names: Sequence[str], limit: int = 10) -> str:
-    """Names for a message, the first ``limit`` and a count."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _in_memory(groups: list[CachedGroup]) -> CacheDataset:

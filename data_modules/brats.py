@@ -9,8 +9,9 @@ import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.data_modules.base import GroupDataModule, Split, some, visible
-from bingo_pl.data_modules.preprocess import Case, Member, read_subject, to_group, to_spacing
+from bingo_pl.data_modules.base import GroupDataModule, visible
+from bingo_pl.data_modules.preprocess import Case, Member, Split, read_subject, to_group, to_spacing
+from bingo_pl.data_modules.problems import some
 
 
 class BratsDataModule(GroupDataModule):

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.data_modules.base import SPLITS, GroupDataModule, Split, some
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup
 from bingo_pl.data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from bingo_pl.data_modules.preprocess import Case, Member, foreground, to_group, to_spacing
-from bingo_pl.data_modules.problems import Problem, refuse
+from bingo_pl.data_modules.preprocess import SPLITS, Case, Member, Split, foreground, to_group, to_spacing
+from bingo_pl.data_modules.problems import Problem, refuse, some
 from bingo_pl.data_modules.reading import read_image, read_labels, read_mask, unknown_ids
 from bingo_pl.errors import BingoError, unknown_name
 

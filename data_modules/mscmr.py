@@ -13,8 +13,9 @@ import torchio as tio
 from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
-from bingo_pl.data_modules.base import GroupDataModule, Split, some, visible
-from bingo_pl.data_modules.preprocess import Case, Member, rescale
+from bingo_pl.data_modules.base import GroupDataModule, visible
+from bingo_pl.data_modules.preprocess import Case, Member, Split, rescale
+from bingo_pl.data_modules.problems import some
 from bingo_pl.data_modules.reading import read_image, read_labels
 from bingo_pl.data_modules.slices import Plane, align, match_slices
 from bingo_pl.errors import BingoError

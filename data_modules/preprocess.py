@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from bingo_pl.errors import BingoError
 from bingo_pl.memory import shortage
 from bingo_pl.names import check_file_name
 
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 PERCENTILES = (0.5, 99.5)
 BACKGROUND_SHARE = 0.2
 """An image has a background of its own if at least this share of its voxels has exactly the value of its corners."""

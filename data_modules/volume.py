@@ -15,7 +15,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-import torchio as tio
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
@@ -203,6 +202,8 @@ def _open_itk(path: Path) -> Volume:
     nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     names = nrrd_units(path) if nrrd else [image.GetMetaData(META_UNIT)] * 3 if image.HasMetaDataKey(META_UNIT) else []
     units_mm = [named_unit_mm(name) for name in names[:3]]
+    import torchio as tio  # a second, and few files need it
+
     converted = tio.ScalarImage.from_sitk(image)
     affine = in_mm(converted.affine, [1.0 if unit is None else unit for unit in units_mm])
     problems = found([_usable(affine), _unit(names, units_mm)])

@@ -17,6 +17,7 @@ from bingo_pl.cli import main
 from bingo_pl.registration.apply import Applied, apply
 
 from .test_register import OBLIQUE, make_checkpoint, report_without_pictures, write
+from .test_startup import COMMAND, TRAINING, imported
 
 __all__ = ["report_without_pictures"]  # a fixture
 
@@ -79,6 +80,14 @@ def test_points_there_and_back_are_where_they_were(registration: Path, tmp_path:
     apply(registration, "b", "a", tmp_path / "q.csv", tmp_path / "r.csv", False, "LPS")
     back = pd.read_csv(tmp_path / "r.csv")[["x", "y", "z"]].to_numpy()
     assert np.linalg.norm(back - points, axis=1).max() < 0.1
+
+
+def test_moving_points_does_without_torch(registration: Path, tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("r,a,s\n5,9,1\n")
+    given = ["--registration", str(registration), "--from", "a", "--to", "b", "--output", str(tmp_path / "moved.csv")]
+    late = TRAINING | {"torch", "torchio", "omegaconf", "safetensors"}
+    assert imported(COMMAND, "apply", tmp_path / "points.csv", *given) & late == set()
+    assert (tmp_path / "moved.csv").exists()
 
 
 def test_points_where_nothing_was_registered_are_counted(registration: Path, tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
@@ -12,6 +17,8 @@ import pytest
 from bingo_pl import cli
 from bingo_pl.cli import main
 from bingo_pl.registration import apply as application
+from bingo_pl.report import page
+from bingo_pl.signals import Stopped
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -66,6 +73,131 @@ def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert all(command in text for command in ("train", "resume", "evaluate"))
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_shows_its_options(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in cli.COMMANDS:
+        assert run(monkeypatch, command.__name__, option) == 0
+        assert "Usage: bingo" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"{version('bingo_pl')}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "choices"),
+    [
+        ("register", "auto|rigid|affine|deformable|network"),
+        ("register", "auto|always|never"),
+        ("register", "auto|cpu|gpu|mps"),
+        ("estimate", "auto|cpu|gpu|mps"),
+        ("atlas", "always|auto|never"),
+        ("apply", "RAS|LPS"),
+    ],
+)
+def test_help_shows_what_an_option_can_be(
+    command: str, choices: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, command, "-h") == 0
+    assert f"<{choices}>" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("bingo reg", {"register"}),
+        ("bingo train mscmr_ph", {"mscmr_phantom", "mscmr_phantom_unsupervised"}),
+        ("bingo table [", set()),
+        ("bingo register --transform r", {"rigid"}),
+        ("bingo estimate --device ", {"auto", "cpu", "gpu", "mps"}),
+        ("bingo atlas --out", {"--output"}),
+    ],
+)
+def test_a_shell_completes(
+    line: str, completed: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"_BINGO_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    run(monkeypatch)
+    assert set(capsys.readouterr().out.split()) == completed
+
+
+UNUSABLE = {
+    "train": ["mscmr", "data.root=/no/such/folder"],
+    "resume": ["no.ckpt"],
+    "evaluate": ["no.ckpt"],
+    "table": ["no_experiment"],
+    "sweep": ["no_sweep", "--local"],
+    "scalability": ["mscmr", "--checkpoint", "no.ckpt"],
+    "estimate": ["no.ckpt", "--images", "3"],
+    "check": ["no_folder"],
+    "register": ["t1=no.nii", "-o", "out"],
+    "atlas": ["no.csv", "-o", "out"],
+    "apply": ["no.nii", "--registration", "no", "--from", "a", "--to", "b", "-o", "out.nii.gz"],
+    "report": ["no_folder"],
+}
+"""Input that each command cannot use."""
+
+
+def test_every_command_ends_with_2_where_its_input_or_options_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert list(UNUSABLE) == [command.__name__ for command in cli.COMMANDS]
+    monkeypatch.chdir(tmp_path)
+    for command, arguments in UNUSABLE.items():
+        for wrong in (arguments, [*arguments, "--no-such-option"]):
+            assert run(monkeypatch, command, *wrong) == 2, command
+            assert "Traceback" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def closed() -> None:
+    """As typer ends where nobody reads the output."""
+    try:
+        raise BrokenPipeError
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def stopped(number: signal.Signals) -> None:
+    raise Stopped(number)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (lambda: sys.exit(0), 0),
+        (lambda: sys.exit(1), 1),
+        (lambda: stopped(signal.SIGINT), 130),
+        (lambda: os.kill(os.getpid(), signal.SIGINT), 130),
+        (closed, 141),
+        (lambda: stopped(signal.SIGTERM), 143),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143),
+    ],
+)
+def test_the_exit_status_says_how_a_command_ended(command: Callable[[], None], status: int) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command)
+    assert stop.value.code == status
+
+
+def test_the_documentation_lists_the_exit_statuses_that_the_program_has() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "command_line.md").read_text()
+    listed = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
+    assert (
+        listed
+        == re.findall(r"^    (\d+)  ", str(cli.run.__doc__), re.MULTILINE)
+        == ["0", "1", "2", "70", "130", "141", "143"]
+    )
+
+
 def unforeseen(*arguments: object) -> None:
     raise RuntimeError("the [wheel] came off\nand more")
 
@@ -93,7 +225,7 @@ def test_a_log_that_cannot_be_written_in_its_place_is_temporary(
     (tmp_path / "file").touch()
     monkeypatch.setattr(platformdirs, "user_log_path", lambda name: tmp_path / "file" / name)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(cli, "write_report", unforeseen)
+    monkeypatch.setattr(page, "write_report", unforeseen)
     assert run(monkeypatch, "report", "x") == 70
     (log,) = tmp_path.glob("*.log")
     assert str(log) in capsys.readouterr().err

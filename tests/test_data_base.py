@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules import base
-from bingo_pl.data_modules.base import GroupDataModule, Split
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup, load_group
-from bingo_pl.data_modules.preprocess import Case, Member
+from bingo_pl.data_modules.preprocess import Case, Member, Split
 from bingo_pl.data_modules.sampling import EqualSizeSampler, ResumableLoader
 from bingo_pl.errors import BingoError
 from bingo_pl.seeding import generator

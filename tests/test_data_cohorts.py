@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
-from bingo_pl.data_modules import DATA_MODULES, GroupDataModule
+from bingo_pl.data_modules import DATA_MODULES, GroupDataModule, data_module
 from bingo_pl.errors import BingoError
 
 BRAIN = slice(8, 20), slice(6, 20), slice(10, 18)
@@ -45,7 +45,7 @@ def make(name: str, root: Path, **changes: Any) -> GroupDataModule:
         "cache_dir": None,
         "fill_nonfinite": None,
     }
-    return DATA_MODULES[name](**{**settings, **changes})
+    return data_module(name)(**{**settings, **changes})
 
 
 def read(data: GroupDataModule) -> list[GroupBatch]:

@@ -13,7 +13,7 @@ from bingo_pl import data_modules
 ORDER = (
     ("errors", "memory", "regular", "seeding", "sealed"),
     ("spatial",),
-    ("atomic", "batch", "config", "crashes", "csv_files", "names", "options", "signals"),
+    ("atomic", "batch", "config", "crashes", "csv_files", "device", "names", "plugins", "signals"),
     ("locking", "misalign", "methods"),
     ("alignment",),
     ("data_modules",),

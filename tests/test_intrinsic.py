@@ -17,6 +17,8 @@ from bingo_pl.alignment.volume import Picture
 from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.frozen import frozen
+from bingo_pl.methods.networks import DomainNorm, Encoder
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, sample
@@ -125,11 +127,25 @@ def test_experts_of_a_mirrored_image_are_those_of_the_image_mirrored(make_group:
     assert isinstance(model, Bingo)
     lattice = encoded_lattice(torch.tensor([-0.5, -0.5]), torch.tensor([31.5, 47.5]), 1.0, model.stride)
     pictures = (Picture(seen, None, to_index) for seen in (image, image[::-1].copy()))
-    plain, mirrored = (encode(model, picture, 0, lattice, Linear.identity(1, 2), (0,)) for picture in pictures)
+    encoder, scale = frozen(model.encoder, 0), model.velocity_scales[-1]
+    plain, mirrored = (encode(encoder, scale, seen, lattice, Linear.identity(1, 2), (0,)) for seen in pictures)
     values = plain.values.unflatten(0, plain.shape)
     first, second = values.flip(0).chunk(2, dim=2)
     torch.testing.assert_close(mirrored.values.unflatten(0, plain.shape), torch.cat([second, first], 2))
     assert not torch.allclose(first, second, atol=0.1)  # the encoder itself is not symmetric
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_frozen_encoder_gives_what_the_encoder_gives(dims: int) -> None:
+    encoder = Encoder(dims, 2, (4, 6, 8)).eval()
+    for module in encoder.modules():
+        if isinstance(module, DomainNorm):
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                torch.nn.init.uniform_(values, 0.5, 2, generator=generator("norms"))
+    image = torch.rand(2, 1, *[8] * dims, generator=generator("image"))
+    with torch.no_grad():
+        wanted, given = encoder(image, [0, 2], 1), frozen(encoder, 1)(image, [2], 1)
+    torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_known_map_comes_between_velocity_and_linear_map_and_is_inverted(make_group: GroupMaker) -> None:

@@ -13,6 +13,7 @@ import bingo_pl
 from bingo_pl import cli, data_modules
 from bingo_pl.registration import apply as application
 from bingo_pl.registration.apply import Applied
+from bingo_pl.report import page
 
 (SOURCE,), (DATA,) = bingo_pl.__path__, data_modules.__path__
 OURS = {
@@ -54,7 +55,7 @@ def test_a_path_is_printed_as_it_is(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / name / "report.html"
-    monkeypatch.setattr(cli, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(page, "write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr(application, "apply", lambda *_: Applied(path, True))
     for given in (
         ["report", str(path.parent)],

@@ -18,8 +18,8 @@ from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.record import read_record
 from bingo_pl.files.resampling import low_passed
 from bingo_pl.files.transforms import affine_transform
-from bingo_pl.registration import registered
 from bingo_pl.registration.registered import RegisteredGroup
+from bingo_pl.report import page
 
 from .test_affine import image, move
 from .test_transforms import make_grid, map_all, points_in
@@ -34,7 +34,7 @@ ASIDE = {2: (6.0, 5.0), 3: (9.0, 6.0)}
 def report_without_pictures() -> Iterator[None]:
     """Drawing takes longer than all else; the report has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registered, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
+        patch.setattr(page, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
         yield
 
 

@@ -17,10 +17,10 @@ import typer
 
 from bingo_pl import BingoError, register
 from bingo_pl.cli import app, main
+from bingo_pl.cli.options import THREADS, report_steps
 from bingo_pl.files.written import check_output
-from bingo_pl.options import THREADS, report_steps
-from bingo_pl.registration import registered
 from bingo_pl.registration.apply import apply
+from bingo_pl.report import page
 
 from .test_affine import image, move
 from .test_transforms import make_grid
@@ -35,7 +35,7 @@ def settings_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     for name in THREADS:
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setattr(registered, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
+    monkeypatch.setattr(page, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
     yield
     torch.set_num_threads(threads[0])
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads[1])
@@ -67,7 +67,7 @@ def test_every_command_has_the_shared_options(name: str) -> None:
     computes = name not in ("apply", "check", "report")
     assert ("--device" in options) == computes
     if computes:
-        assert options["--device"].help == "Device that computes: auto, cpu, gpu or mps"
+        assert options["--device"].help == "Where to compute"
 
 
 def test_h_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_threads_and_steps(
 def test_an_error_is_shown_with_its_traceback_where_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(monkeypatch, "report", str(tmp_path), "--verbose") == 2
+    assert run(monkeypatch, "check", str(tmp_path / "no"), "--label-ids", "x", "--verbose") == 2
     assert "Traceback" in capsys.readouterr().err
 
 

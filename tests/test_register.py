@@ -28,8 +28,8 @@ from bingo_pl.files.scans import group_grid, read_scan
 from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
-from bingo_pl.registration import registered
-from bingo_pl.registration.workflow import REFINE, REFINED_UP_TO
+from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
+from bingo_pl.report import page
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
 from bingo_pl.training.model import Model
@@ -50,7 +50,7 @@ OTHER = {2: make_grid((60, 62, 1), (1.2, 1.4, 2), (0, 0, 50)), 3: make_grid((40,
 def report_without_pictures() -> Iterator[None]:
     """Drawing takes longer than all else; the report has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registered, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
+        patch.setattr(page, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
         yield
 
 

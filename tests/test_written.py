@@ -20,7 +20,7 @@ from bingo_pl.data_modules.preprocess import PERCENTILES, Window, foreground
 from bingo_pl.files import scans
 from bingo_pl.files.transforms import write_image
 from bingo_pl.registration import registered
-from bingo_pl.report import data
+from bingo_pl.report import data, page
 
 from .conftest import smooth
 from .test_affine import image, move
@@ -53,7 +53,7 @@ def test_registered_images_are_written_one_at_a_time(tmp_path: Path, monkeypatch
 
     group = register(write_group(tmp_path, 3), transform="rigid")
     monkeypatch.setattr(registered, "write_image", watched)
-    monkeypatch.setattr(registered, "write_report", lambda folder, scans: None)
+    monkeypatch.setattr(page, "write_report", lambda folder, scans: None)
     group.write(tmp_path / "out")
     assert (len(alive), most) == (3, 1)
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from bingo_pl.data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
-from bingo_pl.data_modules.manifest import COHORT, groups_of, with_cohort_problems
+from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort_problems
 from bingo_pl.data_modules.manifest_file import GROUP, Manifest, Row, read_manifest
 from bingo_pl.data_modules.preprocess import Member
 

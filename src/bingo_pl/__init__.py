@@ -13,7 +13,6 @@ are in millimetres, ``spacing`` is in millimetres per voxel; everything else is 
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from bingo_pl.errors import BingoError
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from bingo_pl.registration.workflow import register
 
 __all__ = ["UNLABELLED", "BingoError", "GroupBatch", "register"]
-__version__ = version("bingo_pl")
-
 
 _HOMES = {
     "UNLABELLED": "bingo_pl.batch",
@@ -34,7 +31,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch, or Lightning and all methods, is imported when it is asked for."""
+    """What takes time to import is imported when it is asked for."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("bingo_pl")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'bingo_pl' has no attribute '{name}'")

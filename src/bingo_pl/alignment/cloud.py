@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import binary_dilation, binary_fill_holes
 from torch import Tensor
 
 from bingo_pl.alignment.maps import Maps
@@ -36,7 +36,7 @@ class Outlines:
         for picture in pictures:
             inside, to_index = picture.outline(step)
             if picture.region is None:
-                inside = binary_dilation(binary_fill_holes(inside))
+                inside = scipy.ndimage.binary_dilation(scipy.ndimage.binary_fill_holes(inside))
             places = np.argwhere(inside)
             if len(places) > MOST:
                 places = places[np.sort(draw.choice(len(places), MOST, replace=False))]

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from bingo_pl.alignment.maps import Lattice, Linear
 from bingo_pl.alignment.volume import Picture, Volume, reduced
-from bingo_pl.methods.bingo import Bingo
-from bingo_pl.methods.posterior import expert
+from bingo_pl.methods.networks import Encoder
 
 
 def encode(
-    bingo: Bingo, picture: Picture, modality: int, lattice: Lattice, linear: Linear, mirrored: Sequence[int] = ()
+    encoder: Encoder, scale: int, picture: Picture, lattice: Lattice, linear: Linear, mirrored: Sequence[int] = ()
 ) -> Volume:
-    """The means of an image's experts at the finest scale that has a velocity, each channel standardised.
+    """The means of an image's experts, each channel standardised.
 
     The image is encoded as it lies in the common space, so that the encoder, which turns with nothing, sees the images
     of a group alike.
 
     Args:
-        bingo: the network.
+        encoder: the network, for the image's modality.
+        scale: which of its scales is read; voxels of scale s are 2**s times as large as those that are encoded.
         picture: the image.
-        modality: its number.
         lattice: the voxels that are encoded, sizes divisible by the network's stride.
         linear: the map of this image alone, common space to image.
         mirrored: axes of the common space; along each the mirrored image is encoded as well. The encoder turns with
@@ -37,8 +36,7 @@ def encode(
         Read at points of the image.
     """
     values = torch.from_numpy(_seen(picture, lattice, linear))
-    scale = bingo.velocity_scales[-1]
-    means = torch.cat([_means(bingo, values, modality, axes) for axes in [(), *((axis,) for axis in mirrored)]])
+    means = torch.cat([_means(encoder, values, scale, axes) for axes in [(), *((axis,) for axis in mirrored)]])
     shape = tuple(means.shape[1:])
     means = means.flatten(1)
     means = (means - means.mean(1, keepdim=True)) / (means.std(1, keepdim=True) + 1e-6)
@@ -49,13 +47,13 @@ def encode(
     return Volume(means.T.contiguous(), shape, to_index)
 
 
-def _means(bingo: Bingo, values: Tensor, modality: int, axes: tuple[int, ...]) -> Tensor:
+def _means(encoder: Encoder, values: Tensor, scale: int, axes: tuple[int, ...]) -> Tensor:
     """(C, *s) of an image *S that is seen mirrored along axes."""
-    counts = [int(number == modality) for number in range(bingo.modalities)]
-    seen = values.flip(axes).to(next(bingo.parameters()).device)
+    seen = values.flip(axes).to(next(encoder.parameters()).device)
     with torch.no_grad():
-        features = bingo.features(seen[None, None], counts)[bingo.velocity_scales[-1]]
-    return expert(features).mean[0].flip([axis + 1 for axis in axes]).to(values.device)
+        features = encoder(seen[None, None], [1], scale)[0]
+    means = features[0, : features.shape[1] // 2]  # what `expert` says, without variances
+    return means.float().flip([axis + 1 for axis in axes]).to(values.device)
 
 
 def _seen(picture: Picture, lattice: Lattice, linear: Linear) -> NDArray[np.float32]:
@@ -63,7 +61,7 @@ def _seen(picture: Picture, lattice: Lattice, linear: Linear) -> NDArray[np.floa
     values, to_index = reduced(picture.unit, picture.to_index, lattice.step_mm)
     matrix = to_index[:, :-1] @ linear.matrix[0].double().numpy()
     offset = matrix @ lattice.first.double().numpy() + to_index[:, :-1] @ linear.offset[0].double().numpy()
-    seen: NDArray[np.float32] = affine_transform(
+    seen: NDArray[np.float32] = scipy.ndimage.affine_transform(
         values, matrix * lattice.step_mm, offset + to_index[:, -1], lattice.shape, order=1, mode="nearest"
     )
     return seen

@@ -19,6 +19,8 @@ SMALLEST_GAIN = 1e-8
 """Adam's epsilon, as the gain of agreement that a step at the full rate promises."""
 LEAST_OVERLAP = 0.05
 """Share of the points that two images must both show to be compared."""
+MARGIN = 8
+"""Voxels of a level around what is looked at, so that images may still move."""
 KINDS = ("rigid", "affine", "deformable")
 
 
@@ -57,9 +59,15 @@ class Sight:
         linear: Linear,
         box: tuple[Tensor, Tensor],
     ) -> Sight:
-        """See `Similarity.see`; ``linear`` holds the maps of all images."""
-        pairs = enumerate(zip(pictures, modalities, strict=True))
-        return cls(similarity, [similarity.see(p, number, voxel_mm, linear.of(i), box) for i, (p, number) in pairs])
+        """See `Similarity.see`; ``linear`` holds the maps of all images. Only what lies near the box is read."""
+        volumes = []
+        corners = torch.cartesian_prod(*torch.stack(box, 1))
+        for image, (picture, modality) in enumerate(zip(pictures, modalities, strict=True)):
+            own = linear.of(image)
+            there = own(corners)[0].double().numpy()
+            near = picture.within(there.min(0), there.max(0), MARGIN * voxel_mm)
+            volumes.append(similarity.see(near, modality, voxel_mm, own, box))
+        return cls(similarity, volumes)
 
     def pairwise(self, maps: Maps, points: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Agreement of pairs of images.

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +18,7 @@ from bingo_pl.alignment.experts import encode, encoded_lattice
 from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.volume import Picture, Volume, reduced, to_volume
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.frozen import frozen
 
 TINY = 1e-6
 ALL_PAIRS = 6
@@ -73,7 +73,8 @@ class Experts(Similarity):
 
     def see(self, picture: Picture, modality: int, voxel_mm: float, linear: Linear, box: Box) -> Sequence[Volume]:
         lattice = encoded_lattice(*box, voxel_mm, self.bingo.stride)
-        return [encode(self.bingo, picture, modality, lattice, linear, self.mirrored)]
+        encoder = frozen(self.bingo.encoder, modality)  # in milliseconds: encoding takes seconds
+        return [encode(encoder, self.bingo.velocity_scales[-1], picture, lattice, linear, self.mirrored)]
 
     def prepared(self, values: Sequence[Tensor], inside: Tensor) -> Sequence[Tensor]:
         weights = inside[..., None]
@@ -91,15 +92,17 @@ class Edges(Similarity):
     def see(self, picture: Picture, modality: int, voxel_mm: float, linear: Linear, box: Box) -> Sequence[Volume]:
         values, to_index = reduced(picture.unit, picture.to_index, voxel_mm)
         axes = [axis for axis, size in enumerate(values.shape) if size > 1]
-        slopes = np.zeros((*values.shape, values.ndim), np.float32)
+        slopes = torch.zeros(*values.shape, values.ndim)
         for axis in axes:
-            slopes[..., axis] = np.gradient(values, axis=axis)
-        slopes = slopes @ to_index[:, :-1].astype(np.float32)  # a mm instead of a voxel
-        length = np.linalg.norm(slopes, axis=-1, keepdims=True)
+            slopes[..., axis] = torch.gradient(torch.from_numpy(values), dim=axis)[0]
+        slopes = slopes.flatten(0, -2) @ torch.from_numpy(to_index[:, :-1]).float()  # a mm instead of a voxel
+        squared = slopes.square().sum(1, keepdim=True)
+        length = squared.sqrt()
         seen = length[length > 1e-3 * length.max()]
-        slopes /= np.sqrt(length**2 + (seen.mean() if len(seen) else 1.0) ** 2)
+        edge = float(seen.mean()) if len(seen) else 1.0
+        slopes *= (squared + edge**2).rsqrt()
         volume = to_volume(values, to_index)
-        return [Volume(torch.from_numpy(slopes.reshape(-1, values.ndim)), volume.shape, volume.to_index, vectors=True)]
+        return [Volume(slopes, volume.shape, volume.to_index, vectors=True)]
 
     def of(self, first: Sequence[Tensor], second: Sequence[Tensor], counts: Tensor) -> Tensor:
         return _mean((first[0] * second[0]).sum(2).square(), counts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bingo_pl.alignment.cloud import Outlines
@@ -99,11 +99,12 @@ def _improved(
 
 def _turns(dims: int) -> list[tuple[str, Tensor]]:
     """What is done to the second image, and rotation matrices (D, D)."""
+    rotation = scipy.spatial.transform.Rotation
     if dims == 2:
         angles = [("tilted", 20), ("tilted", -20), ("turned", 90), ("turned", 180), ("turned", -90)]
-        turns = [(kind, Rotation.from_euler("z", angle, degrees=True)) for kind, angle in angles]
+        turns = [(kind, rotation.from_euler("z", angle, degrees=True)) for kind, angle in angles]
     else:
-        tilts = [Rotation.from_euler(axis, angle, degrees=True) for axis in "xyz" for angle in (-20, 20)]
-        right = [turn for turn in Rotation.create_group("O") if turn.magnitude() > 0.1]
+        tilts = [rotation.from_euler(axis, angle, degrees=True) for axis in "xyz" for angle in (-20, 20)]
+        right = [turn for turn in rotation.create_group("O") if turn.magnitude() > 0.1]
         turns = [*(("tilted", turn) for turn in tilts), *(("turned", turn) for turn in right)]
     return [(kind, torch.from_numpy(turn.as_matrix()[:dims, :dims]).float()) for kind, turn in turns]

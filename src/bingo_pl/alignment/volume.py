@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from bingo_pl.spatial import sample
@@ -104,6 +104,26 @@ class Picture:
             region = reduced(self.region.astype(np.float32), self.to_index, voxel_mm)[0] > REGION_SHARE
         return Picture(values, region, to_index, self.voxel_mm)
 
+    def within(self, low: NDArray[np.float64], high: NDArray[np.float64], margin_mm: float) -> Picture:
+        """The part of the image that a box of its own mm holds, with a margin.
+
+        Args:
+            low: (D,) mm, the lowest corner.
+            high: (D,) mm, the highest.
+            margin_mm: mm around the box.
+        """
+        dims = self.dims
+        corners = np.stack(np.meshgrid(*np.stack([low, high], 1), indexing="ij"), -1).reshape(-1, dims)
+        index = corners @ self.to_index[:, :-1].T + self.to_index[:, -1]
+        margin = margin_mm / self.spacing
+        size = np.array(self.unit.shape)
+        first = np.clip(np.floor(index.min(0) - margin), 0, size - 1).astype(int)
+        last = np.clip(np.ceil(index.max(0) + margin) + 1, first + 1, size).astype(int)
+        part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        to_index = self.to_index.copy()
+        to_index[:, -1] -= first
+        return Picture(self.unit[part], None if self.region is None else self.region[part], to_index, self.voxel_mm)
+
     @property
     def size_mm(self) -> float:
         """Of the object: the median extent of its outline's box, in 2D the geometric mean; a coarse guess."""
@@ -154,7 +174,7 @@ def reduced(
         own = SIGMA * step * (1 if factor == 1 else factor)
         sigma = np.sqrt(max((SIGMA * voxel_mm) ** 2 - own**2, 0)) / (step * factor)
         if sigma > NEGLIGIBLE and values.shape[axis] > 1:
-            values = gaussian_filter1d(values, sigma, axis=axis, mode="nearest", truncate=3)
+            values = scipy.ndimage.gaussian_filter1d(values, sigma, axis=axis, mode="nearest", truncate=3)
         if large and voxel_mm > step * factor:
             values, to_index = _strided(values, to_index, axis, voxel_mm / (step * factor))
     return np.ascontiguousarray(values, np.float32), to_index

@@ -15,6 +15,7 @@ from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.comparison.table import MethodInfo
 from bingo_pl.config import Config, RowConfig, TableConfig
+from bingo_pl.device import device_of
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED
 from bingo_pl.files.record import sha256_of
@@ -22,7 +23,6 @@ from bingo_pl.methods.registrar import Registrar
 from bingo_pl.names import check_file_name
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.continuation import train_or_continue
-from bingo_pl.training.lightning import device_of
 from bingo_pl.training.resumption import indifferent
 
 TRAININGS = "trainings"
@@ -113,7 +113,7 @@ def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> 
         trained_with = experiment.load_weights(task, checkpoint, row.config)
     elif checkpoint is not None:
         raise BingoError(f"{row.name} has nothing to train and takes no checkpoint; leave {checkpoint} out")
-    registrar = registrar.to(device_of(row.config)).eval()
+    registrar = registrar.to(device_of(row.config.trainer.accelerator)).eval()
     return registrar, MethodInfo(_parameters(registrar, row.config), _given(trained_with, row.config, registrar))
 
 
@@ -127,7 +127,7 @@ def _train(row: Row, run: Path, console: Console) -> Path:
 def identity(row: Row, fingerprint: str, checkpoint: Path | None) -> dict[str, Any]:
     """All that a row's results depend on, by name."""
     weights = "trained here" if checkpoint is None else sha256_of(checkpoint)
-    place = {"device": str(device_of(row.config)), "threads": torch.get_num_threads()}
+    place = {"device": str(device_of(row.config.trainer.accelerator)), "threads": torch.get_num_threads()}
     return {**relevant(row.config), "data": fingerprint, "weights": weights, **place}
 
 

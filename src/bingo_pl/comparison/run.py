@@ -34,18 +34,19 @@ from bingo_pl.comparison.table import MethodInfo, write_tables
 from bingo_pl.config import Config, TableConfig
 from bingo_pl.csv_files import read_table
 from bingo_pl.data_modules.base import GroupDataModule
+from bingo_pl.device import device_of, full_precision
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unregistered
 from bingo_pl.locking import held
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.training import experiment, methods
-from bingo_pl.training.lightning import device_of
 from bingo_pl.training.provenance import read_provenance
 
 SCORES = "groups.csv"
 COLUMNS = [field.name for field in dataclasses.fields(Scores)]
 
 
+@full_precision()
 def compare(
     table: TableConfig,
     overrides: Sequence[str],
@@ -105,7 +106,7 @@ def compare(
     everything = choose_rows(table, overrides, list(dict.fromkeys([*table.methods, *names])))
     infos = _finished([row.name for row in everything], own, len(data.test_dataloader()), folder)
     _draw(config, data, list(infos), folder)
-    hardware = f"{device_of(config)}, {torch.get_num_threads()} threads"
+    hardware = f"{device_of(config.trainer.accelerator)}, {torch.get_num_threads()} threads"
     _write_all(infos, hardware, folder, console)
     if failures:
         raise BingoError(f"{len(failures)} of {len(wanted)} methods could not be run: {', '.join(failures)}, see above")
@@ -170,7 +171,7 @@ def _score_groups(row: Row, registrar: Registrar, data: GroupDataModule, folder:
     done = {one["group"] for one in scores}
     warm = not methods.trainable(registrar)
     batches = track(
-        _groups(data, device_of(row.config)),
+        _groups(data, device_of(row.config.trainer.accelerator)),
         description=f"{row.name}: groups",
         total=len(data.test_dataloader()),
         console=console,

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
@@ -140,6 +139,8 @@ def _pair_surface_distances(
     first: Tensor, second: Tensor, label_ids: Sequence[int], spacing: Sequence[float]
 ) -> Tensor:
     """HD95 and ASSD (2,) of two label maps (*S), mean over the classes in both."""
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance  # a second
+
     shared = [label for label in label_ids if (first == label).any() and (second == label).any()]
     if not shared:
         return torch.full((2,), torch.nan)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter
 
 from bingo_pl.errors import unknown_name
 from bingo_pl.files.grids import LPS, Grid
@@ -124,6 +123,8 @@ def low_passed(voxels: NDArray, source: Grid, transform: sitk.Transform, grid: G
     sigma[(sigma < NEGLIGIBLE) | (np.array(source.shape) == 1)] = 0
     if not sigma.any():
         return voxels
+    from scipy.ndimage import gaussian_filter  # points need it not
+
     smooth: NDArray = gaussian_filter(voxels.astype(np.float32, copy=False), sigma, mode="nearest", truncate=3)
     return smooth
 

@@ -21,6 +21,8 @@ CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 Counts = Sequence[int]
 SLOPE = 0.1
 """Of the leaky ReLUs."""
+NORM_EPSILON = 1e-5
+"""Added to variances before they are divided by."""
 
 
 class DomainNorm(nn.Module):
@@ -64,6 +66,7 @@ class DomainNorm(nn.Module):
                     self.bias[domain],
                     training=self.training,
                     momentum=self.momentum,
+                    eps=NORM_EPSILON,
                 )
                 for domain, part in enumerate(parts)
                 if len(part)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl.atomic import check_new_file, check_place
-from bingo_pl.data_modules.reading import corner_distance_mm, read_voxels, stored_ids, whole_numbers
+from bingo_pl.data_modules.geometry import corner_distance_mm
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.landmarks import read_landmarks, write_landmarks
@@ -27,7 +27,6 @@ from bingo_pl.files.resampling import (
     resample_voxels,
     to_array,
 )
-from bingo_pl.files.scans import describe
 from bingo_pl.files.transforms import write_image
 
 TEMPLATE_NAME = "template"
@@ -102,6 +101,8 @@ def apply(
         raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
     if not output.name.lower().endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
+    from bingo_pl.data_modules.reading import read_voxels, stored_ids, whole_numbers  # torch, which points do not need
+
     data, affine = read_voxels(path)
     if labels:
         data = stored_ids(path, whole_numbers(path, data), data.dtype)
@@ -151,9 +152,9 @@ def _warn_of_grid(path: Path, grid: Grid, source: str, grids: Mapping[str, Grid]
     if _same(grid, grids[source]):
         return
     others = [name for name, other in grids.items() if _same(grid, other)]
-    found = f"but on that of {' and '.join(others)}" if others else f"which has {describe(grids[source])}"
+    found = f"but on that of {' and '.join(others)}" if others else f"which has {grids[source]}"
     _warn(
-        f"{path}, {describe(grid)}, is not on the grid of {source}, {found}. If it does not show what {source} shows, "
+        f"{path}, {grid}, is not on the grid of {source}, {found}. If it does not show what {source} shows, "
         "in the same place, the result is wrong: correct --from",
         console,
     )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -25,6 +24,7 @@ from torch import Tensor
 from bingo_pl import __version__
 from bingo_pl.atomic import replacing_folder
 from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.device import full_precision
 from bingo_pl.errors import unknown_name
 from bingo_pl.files.affine import MODES
 from bingo_pl.files.grids import Grid
@@ -46,6 +46,7 @@ Displacements = Callable[[], Iterable[tuple[int, Tensor]]]
 """Gives each image's position and displacement (D, *S) anew."""
 
 
+@full_precision()
 def build(
     members: Sequence[Member],
     checkpoint: Path | None,
@@ -247,6 +248,8 @@ def _write(population: Population, after: _Pooled, record: dict[str, Any], outpu
         for name, volume in volumes.items():
             write_image(volume, grid, temporary / f"{name}.nii.gz")
         if population.labelled:
+            import pandas as pd  # half a second
+
             table = pd.DataFrame({"volume": range(len(pool.label_ids)), "label": pool.label_ids})
             table.to_csv(temporary / "label_prior.csv", index=False)
         record = {**record, FILES: digests_of(temporary)}

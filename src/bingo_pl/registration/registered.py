@@ -19,6 +19,7 @@ from torch import Tensor
 from bingo_pl import __version__
 from bingo_pl.atomic import replacing, replacing_folder
 from bingo_pl.files.affine import Stage
+from bingo_pl.files.fields import forward_and_inverse
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
 from bingo_pl.files.resampling import resample_image, resample_labels, resample_voxels, to_array
@@ -27,7 +28,6 @@ from bingo_pl.files.transforms import (
     FieldTransform,
     affine_transform,
     flat,
-    forward_and_inverse,
     write_image,
     write_itk,
     write_transform,
@@ -35,7 +35,6 @@ from bingo_pl.files.transforms import (
 from bingo_pl.files.written import FILES, check_output, digests_of
 from bingo_pl.registration.telling import steps, track
 from bingo_pl.registration.verdict import Verdict, Way
-from bingo_pl.report.page import write_report
 from bingo_pl.spatial import jacobian_determinant
 
 ORIGINALS = "originals"
@@ -237,6 +236,8 @@ class RegisteredGroup:
             BingoError: the folder is in use or cannot be written.
         """
         folder = Path(folder).absolute()
+        from bingo_pl.report.page import write_report  # Matplotlib, which registering does not need
+
         console = console or Console(quiet=True)
         inputs = [path for member in self.members.values() for path in member.digests]
         check_output(folder, overwrite, RECORD, inputs)

@@ -31,6 +31,7 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.device import full_precision
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
@@ -40,7 +41,6 @@ from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
 from bingo_pl.registration.registered import MEAN, UNFINISHED, Registered, write_member, write_record
 from bingo_pl.registration.telling import steps, tell_grid, tell_overlaps, track, warn_of_one
-from bingo_pl.report.page import write_report
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.estimate import READ, FileCosts
 from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
@@ -54,6 +54,7 @@ REMOVED = ".unfinished.tmp"
 WAYS = ("forward", "inverse")
 
 
+@full_precision()
 def register_files(
     members: Sequence[Member],
     output: Path,
@@ -133,6 +134,8 @@ def _register(
         "name",
         soft_wrap=True,
     )
+    from bingo_pl.report.page import write_report  # Matplotlib, which registering does not need
+
     write_report(output)
     work.rename(output / REMOVED)  # at once, so that a kill leaves no half of it to resume from
     shutil.rmtree(output / REMOVED)

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from bingo_pl import config as settings
+from bingo_pl.device import full_precision
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation import uncertainty
 from bingo_pl.files.affine import MODES, affine_stage
@@ -28,6 +29,7 @@ from bingo_pl.files.scans import (
     read_scan,
 )
 from bingo_pl.files.transforms import read_linear
+from bingo_pl.registration.choices import REFINE, REFINED_UP_TO, TRANSFORMS
 from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.native import register_natively
@@ -44,18 +46,11 @@ from bingo_pl.registration.telling import (
 from bingo_pl.seeding import generator
 from bingo_pl.training.model import Model
 
-REFINE = 20
-"""Steps of refinement: seconds for a head, and better on all real images that were tried (docs/ready_model.md)."""
-REFINED_UP_TO = {2: 64, 3: 16}
-"""Slices or volumes of a group that is refined without being asked: it takes minutes on one core."""
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
 
 
-TRANSFORMS = ("auto", "rigid", "affine", "deformable", "network")
-"""What `register` may end with; ``network``: the model's network alone, with its affine stage and refinement."""
-
-
+@full_precision()
 def register(
     images: Images,
     checkpoint: Path | str | None = None,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.data_modules import GroupDataModule
+from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup, load_group
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.streamed_metrics import Reference

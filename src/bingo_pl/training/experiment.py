@@ -19,10 +19,10 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
-from bingo_pl.data_modules import DATA_MODULES
+from bingo_pl.data_modules import data_module
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.phantoms.cohorts import ensure_cohort
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
 from bingo_pl.locking import InUseError, held
@@ -179,8 +179,7 @@ def _refuse_changes(old: Config, new: Config, fixed: Sequence[str]) -> None:
 def build_data(config: Config, console: Console) -> GroupDataModule:
     """The data module, its files read, checked and preprocessed by the first process."""
     data = config.data
-    if data.dataset not in DATA_MODULES:
-        raise unknown_name("dataset", data.dataset, DATA_MODULES)
+    make = data_module(data.dataset)
     root = data.root
     if not root:
         console.print(
@@ -190,7 +189,7 @@ def build_data(config: Config, console: Console) -> GroupDataModule:
         root = agreed(
             COHORT, lambda: str(ensure_cohort(data.dataset, subjects=data.phantom_subjects, seed=config.seed))
         )
-    module = DATA_MODULES[data.dataset](
+    module = make(
         root=root,
         modalities=data.modalities,
         label_ids=data.label_ids,

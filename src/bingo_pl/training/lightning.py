@@ -111,12 +111,6 @@ def _strategy(config: Config) -> Strategy | str:
     return DDPStrategy(find_unused_parameters=truth_alone, broadcast_buffers=False)
 
 
-def device_of(config: Config) -> torch.device:
-    """Where one process registers."""
-    one = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
-    return make_trainer(one, [], [], Path(config.runs)).strategy.root_device
-
-
 def keep_checkpoint(run: Path, name: str, monitor: str | None, epochs: int) -> ModelCheckpoint:
     """Keeps ``checkpoints/<name>.ckpt``: the newest, or that of the best ``monitor``, looked at every few epochs.
 

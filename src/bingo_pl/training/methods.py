@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from bingo_pl.alignment.optimisation import Level
 from bingo_pl.alignment.registrar import Intrinsic
@@ -17,6 +21,7 @@ from bingo_pl.methods.bingo import Bingo, Taught
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.training.weights import fill
 
 POINTS = {2: 1_500, 3: 6_000}
 """At which the experts of a group are compared in a step, by D."""
@@ -86,6 +91,23 @@ def build(config: Config) -> Registrar:
     if config.method not in METHODS:
         raise unknown_name("method", config.method, METHODS)
     return METHODS[config.method](config)
+
+
+def restored(config: Config, weights: Mapping[str, Tensor], source: Path) -> Registrar:
+    """The trained method of an experiment, in evaluation mode. The process's own random numbers stay as they are.
+
+    Args:
+        config: the settings that it was trained with.
+        weights: of the method.
+        source: their file, for messages.
+
+    Raises:
+        BingoError: weights that are not those of the method.
+    """
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, to be replaced
+        registrar = build(config)
+    fill(registrar, weights, source)
+    return registrar.eval()
 
 
 def trainable(registrar: Registrar) -> bool:

@@ -10,12 +10,12 @@ import torch
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
+from bingo_pl.device import device_of
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
-from bingo_pl.training import experiment, methods, ready_model
-from bingo_pl.training.lightning import device_of
-from bingo_pl.training.provenance import read_config
+from bingo_pl.training import methods, ready_model
+from bingo_pl.training.provenance import read_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +47,11 @@ class Model:
         elif path.suffix.lower() == ".safetensors":
             registrar, config = ready_model.read(path)
         else:
-            config = read_config(path)
-            registrar = experiment.trained_task(config, path).registrar
+            config, weights = read_weights(path)
+            own = {name.removeprefix("registrar."): tensor for name, tensor in weights.items()}
+            registrar = methods.restored(config, own, path)
         config = settings.override(config, [*overrides, "refine.steps=0", "intrinsic.steps=0"])
-        device = device_of(config)
+        device = device_of(config.trainer.accelerator)
         return cls(registrar.to(device).eval(), config, path, device)
 
     def refining(self, steps: int) -> Model:

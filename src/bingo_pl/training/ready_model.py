@@ -25,7 +25,6 @@ from bingo_pl.errors import BingoError
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.regular import check_regular
 from bingo_pl.training import methods
-from bingo_pl.training.weights import fill
 
 ANY = "any"
 """The one modality of a model that takes images of every modality."""
@@ -88,9 +87,7 @@ def read(path: Path) -> tuple[Registrar, Config]:
             f"header. {MEND}"
         )
     config = settings.from_tree(header["config"])
-    registrar = methods.build(config)
-    fill(registrar, weights, path)
-    return registrar.eval(), config
+    return methods.restored(config, weights, path), config
 
 
 def save(registrar: Registrar, config: Config, path: Path, card: str) -> None:

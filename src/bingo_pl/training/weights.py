@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from bingo_pl.errors import BingoError, DivergenceError
 from bingo_pl.sealed import nonfinite
 from bingo_pl.training.provenance import PROVENANCE
-from bingo_pl.training.task import RegistrationTask
+
+if TYPE_CHECKING:
+    from bingo_pl.training.task import RegistrationTask
 
 LISTED = 3
 """How many tensors of a kind an error names."""

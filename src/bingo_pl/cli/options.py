@@ -1,4 +1,4 @@
-"""Options that commands share, so that each has one name and one help text."""
+"""Options that every command has: ``--threads`` and ``--verbose``."""
 
 from __future__ import annotations
 
@@ -10,26 +10,14 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-import SimpleITK as sitk
-import torch
 import typer
 
 from bingo_pl.memory import peak_bytes, show_bytes
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-"""What processes that are started later take their number of threads from."""
+"""What libraries, and processes that are started later, take their number of threads from."""
 LOG = logging.getLogger("bingo_pl")
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-DeviceOption = Annotated[str, typer.Option("--device", help="Device that computes: auto, cpu, gpu or mps")]
-OverwriteOption = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", help="Replace an earlier result, where this command wrote all of it and it has not changed since"
-    ),
-]
-InterpolationHelp = "Interpolation of intensities: linear, bspline, lanczos or nearest"
-
 
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads", show_default="as many as the machine has")
@@ -41,20 +29,7 @@ SHARED = {"threads": (ThreadsOption, None), "verbose": (VerboseOption, False)}
 """Options of every command, with their defaults."""
 
 
-def command_of(app: typer.Typer) -> Callable[..., Callable[[Function], Function]]:
-    """``app.command``, for commands that have the `SHARED` options besides their own."""
-
-    def command(**settings: Any) -> Callable[[Function], Function]:
-        def add(function: Function) -> Function:
-            app.command(**settings)(_sharing(function))
-            return function
-
-        return add
-
-    return command
-
-
-def _sharing(function: Function) -> Callable[..., Any]:
+def sharing(function: Function) -> Callable[..., Any]:
     """The function with the `SHARED` options at the end of its signature, by which typer goes."""
 
     @functools.wraps(function)
@@ -79,9 +54,12 @@ def use_threads(count: int | None) -> None:
     """Use so many CPU threads in this process and those that it starts; None leaves it as it is."""
     if count is None:
         return
+    os.environ.update(dict.fromkeys(THREADS, str(count)))
+    import SimpleITK as sitk
+    import torch
+
     torch.set_num_threads(count)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
-    os.environ.update(dict.fromkeys(THREADS, str(count)))
 
 
 def report_steps(wanted: bool) -> None:
@@ -103,8 +81,3 @@ class _Stamped(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = f"[{time.perf_counter() - self.start:.1f} s, {show_bytes(peak_bytes())}]"
         return f"{stamp} {super().format(record)}"
-
-
-def on_device(overrides: list[str] | None, device: str) -> list[str]:
-    """Settings with the device among them, where one is named."""
-    return [*(overrides or ()), *([] if device == "auto" else [f"trainer.accelerator={device}"])]

@@ -1,0 +1,144 @@
+"""The command ``register``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair
+from bingo_pl.errors import BingoError
+from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
+
+
+def register(
+    output: NewFolder,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+    ] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODALITY=FILE]...", help="The group, e.g. t1=a.nii.gz t2=b.nii.gz")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+    ] = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="An image's foreground; t2_2 is the second t2")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
+    ] = None,
+    transform: Annotated[
+        Literal["auto", "rigid", "affine", "deformable", "network"] | None,
+        typer.Option(
+            help="Last stage; auto: what the evidence speaks for, network: the network alone",
+            show_default="auto; network with --affine or --refine",
+        ),
+    ] = None,
+    reference: Annotated[str, typer.Option(metavar="NAME", help="Image that stays where it is; default: none")] = "",
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="Linear ITK transform (.tfm, .mat, .txt, .h5) from which an image starts"
+        ),
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(metavar="MM", help="Voxel size of the results; default: the finest of the group")
+    ] = None,
+    like: Annotated[Path | None, typer.Option(metavar="FILE", help="Image whose grid the results get instead")] = None,
+    affine: Annotated[
+        Literal["auto", "always", "never"] | None,
+        typer.Option(help="Affine stage of --transform network and of --memory", show_default="auto"),
+    ] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps of optimisation after the result of --transform network",
+            show_default=f"{REFINE}; 0 for more than {REFINED_UP_TO[2]} slices or "
+            f"{REFINED_UP_TO[3]} volumes or with --memory",
+        ),
+    ] = None,
+    interpolation: Annotated[InterpolationName, typer.Option(help="Interpolation of intensities")] = "linear",
+    jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
+    pairwise: Annotated[
+        bool, typer.Option("--pairwise", help="Write each image on the grid of each other one too, with the transform")
+    ] = False,
+    memory: Annotated[
+        str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
+    ] = "",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Register the images of one group at their own resolution; write them, a template, transforms and a report.
+
+    Sizes, voxels and orientations may differ. The exit status is 1 where the result is in doubt: see what is printed
+    and the report. With --memory, killed, it goes on by the same command.
+    """
+    from bingo_pl.data_modules.manifest_file import read_group
+    from bingo_pl.data_modules.preprocess import Member
+    from bingo_pl.files.record import RECORD
+    from bingo_pl.files.scans import check_names, names_of
+    from bingo_pl.files.written import check_output
+    from bingo_pl.registration import workflow
+    from bingo_pl.registration.streamed import register_files
+    from bingo_pl.streaming.budget import parse_bytes
+
+    if bool(images) == (manifest is not None):
+        raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
+    pairs = [pair(text, "MODALITY=FILE", "t1=a.nii.gz") for text in images or ()]
+    members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
+    names = names_of(member.modality for member in members)
+    masks, labels = (dict(pair(text, "NAME=FILE", "t1=a.nii.gz") for text in given or ()) for given in (mask, label))
+    check_names("mask", masks, names)
+    check_names("label map", labels, names)
+    named = {
+        name: dataclasses.replace(member, mask=masks.get(name, member.mask), label=labels.get(name, member.label))
+        for name, member in zip(names, members, strict=True)
+    }
+    doubtful = False
+    if memory:
+        if refine:
+            raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
+        if overwrite or pairwise:
+            raise BingoError(
+                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory. Leave one of them out"
+                + (", or remove the old folder yourself" if overwrite else "")
+            )
+        size = parse_bytes(memory)
+        written = register_files(
+            [*named.values()],
+            output,
+            size,
+            checkpoint,
+            affine=affine or "auto",
+            interpolation=interpolation,
+            jacobian=jacobian,
+            device=device,
+            console=console,
+        )
+    else:
+        check_output(output, overwrite, RECORD, [path for member in named.values() for path in member.files])
+        group = workflow.register(
+            [(member.modality, member.image) for member in members],
+            checkpoint,
+            masks={name: member.mask for name, member in named.items() if member.mask},
+            labels={name: member.label for name, member in named.items() if member.label},
+            transform=transform,
+            reference=reference or None,
+            initial=dict(pair(text, "NAME=FILE", "t2=start.tfm") for text in initial or ()),
+            spacing_mm=spacing,
+            like=like,
+            interpolation=interpolation,
+            affine=affine,
+            refine=refine,
+            device=device,
+            console=console,
+        )
+        written = group.write(output, jacobian, console, pairwise=pairwise, overwrite=overwrite)
+        doubtful = group.verdict is not None and group.verdict.doubtful
+    console.print(f"written: {escape(str(written))}", soft_wrap=True)
+    raise typer.Exit(1 if doubtful else 0)

@@ -1,0 +1,121 @@
+"""Commands on registered groups and large ones: ``estimate``, ``atlas``, ``apply``, ``report``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from bingo_pl.cli.common import Device, InterpolationName, MemoryOption, NewFolder, Overwrite, console
+from bingo_pl.errors import BingoError
+
+
+def estimate(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CHECKPOINT]", help="runs/<name>/checkpoints/best.ckpt; without it, the ready model"),
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many the group has")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+    ] = None,
+    shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
+    memory: MemoryOption = "1GB",
+    device: Device = "auto",
+) -> None:
+    """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
+    from bingo_pl.data_modules.manifest_file import read_group
+    from bingo_pl.registration.streamed import probe_files
+    from bingo_pl.streaming import estimate as prediction
+    from bingo_pl.streaming.budget import parse_bytes
+    from bingo_pl.streaming.file_source import FileSource, dims_of
+    from bingo_pl.training.model import Model
+
+    if (images is None) == (manifest is None):
+        raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
+    if manifest and shape:
+        raise BingoError(
+            f"--shape {shape} goes with --images: with --manifest the files tell it. Leave one of them out"
+        )
+    sizes, members = _sizes(shape), read_group(manifest) if manifest else []
+    dims = dims_of(members[0]) if members else len(sizes) or 2
+    model = Model.load(checkpoint, dims, [f"trainer.accelerator={device}"])
+    size = parse_bytes(memory)
+    if members:
+        source = FileSource.unplaced(members, model)
+        predicted = prediction.estimate(model.bingo, len(source), source[0].image.shape[1:], size, source)
+        predicted = dataclasses.replace(predicted, files=probe_files(members, model, size))
+    else:
+        predicted = prediction.estimate(model.bingo, images or 0, sizes or model.config.data.roi, size)
+    console.print(predicted.table())
+
+
+def _sizes(text: str) -> list[int]:
+    if not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
+        raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
+    return [int(size) for size in text.split("x") if size]
+
+
+def atlas(
+    manifest: Annotated[Path, typer.Argument(help="A CSV file with the columns modality,image[,mask,label]")],
+    output: NewFolder,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+    ] = None,
+    affine: Annotated[
+        Literal["always", "auto", "never"], typer.Option(help="Affine stage; auto: of images not roughly aligned")
+    ] = "always",
+    memory: MemoryOption = "1GB",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a population's unbiased template, with the probability of each label where label maps are given.
+
+    The images are read one at a time; a population may have any size.
+    """
+    from bingo_pl.data_modules.manifest_file import read_group
+    from bingo_pl.registration import atlas as atlases
+    from bingo_pl.streaming.budget import parse_bytes
+
+    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console, device, overwrite)
+
+
+def apply(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="An image, label map or landmarks")],
+    registration: Annotated[Path, typer.Option(help="The folder that bingo register wrote")],
+    source: Annotated[str, typer.Option("--from", help="The member whose space FILE is in, or template")],
+    target: Annotated[str, typer.Option("--to", help="The member to move it to, or template")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write")],
+    labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
+    space: Annotated[
+        Literal["RAS", "LPS"] | None, typer.Option(help="Space of landmarks whose file does not say it")
+    ] = None,
+    interpolation: Annotated[
+        InterpolationName | None, typer.Option(help="Interpolation of intensities", show_default="linear")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write, where it exists")] = False,
+) -> None:
+    """Move an image, a label map or landmarks from one member of a registered group to another.
+
+    The exit status is 1 where nothing of FILE lies there.
+    """
+    from bingo_pl.registration import apply as application
+
+    applied = application.apply(
+        registration, source, target, path, output, labels, space, console, interpolation, overwrite
+    )
+    console.print(f"written: {escape(str(applied.path))}", soft_wrap=True)
+    raise typer.Exit(0 if applied.arrived else 1)
+
+
+def report(
+    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
+) -> None:
+    """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
+    from bingo_pl.report.page import write_report
+
+    console.print(f"written: {escape(str(write_report(registration)))}", soft_wrap=True)

@@ -1,0 +1,57 @@
+"""Commands that train a method and test it: ``train``, ``resume``, ``evaluate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bingo_pl.cli.common import CheckpointArgument, Device, Experiment, Overrides, console, on_device
+
+
+def train(
+    name: Experiment,
+    overrides: Overrides = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with the run of this name if there is one; leave it if it is done")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train on a dataset, test the best checkpoint, write tables and figures to runs/<name>/.
+
+    Without data.root, EXPERIMENT's phantom preset is trained on the embedded synthetic cohort.
+    """
+    from bingo_pl import config as settings
+    from bingo_pl.sweeps.trials import trial_name
+    from bingo_pl.training import experiment
+    from bingo_pl.training.continuation import train_or_continue
+
+    name = settings.with_data(name, on_device(overrides, device))
+    config = settings.load(name, on_device(overrides, device))
+    config = dataclasses.replace(config, name=config.name or trial_name(os.environ) or Path(name).stem)
+    (train_or_continue if go_on else experiment.train)(config, console)
+
+
+def resume(
+    checkpoint: CheckpointArgument,
+    overrides: Overrides = None,
+    allow_changed_data: Annotated[bool, typer.Option(help="Go on although the data are not the same")] = False,
+    allow_changed_processes: Annotated[
+        bool, typer.Option(help="Go on although the number of devices is not the same")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Go on exactly where a checkpoint stopped."""
+    from bingo_pl.training import experiment
+
+    experiment.resume(checkpoint, on_device(overrides, device), allow_changed_data, console, allow_changed_processes)
+
+
+def evaluate(checkpoint: CheckpointArgument, overrides: Overrides = None, device: Device = "auto") -> None:
+    """Test a checkpoint, on its own test split or on other data of the same modalities (data.root=...)."""
+    from bingo_pl.training import experiment
+
+    experiment.evaluate(checkpoint, on_device(overrides, device), console)
