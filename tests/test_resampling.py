@@ -200,13 +200,27 @@ def test_slices_that_slide_along_each_other_stay_sharp() -> None:
     np.testing.assert_allclose(low_passed(voxels, grid, slide, coarse), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_an_image_is_continued_beyond_its_border_where_that_is_wanted(interpolation: str) -> None:
-    grid = make_grid((12, 10, 1))
-    wide = grid.part(np.array([-6, -6, 0]), np.ones(3), (24, 22, 1))
+def test_an_image_is_continued_beyond_its_border_where_that_is_wanted(interpolation: str, depth: int) -> None:
+    grid = make_grid((12, 10, depth))
+    wide = grid.part(np.array([-6, -6, -2]), np.ones(3), (24, 22, depth + 4))
     voxels = wave(grid, 7) + 1
     voxels[5, 5] = 0
+    beyond = ((6, 6), (6, 6), (2, 2))
     moved = resample_voxels(voxels, grid, TEMPLATE.forward, wide, interpolation, continued=True)
-    np.testing.assert_allclose(moved, np.pad(voxels, ((6, 6), (6, 6), (0, 0)), "edge"), atol=1e-4)
+    np.testing.assert_allclose(moved, np.pad(voxels, beyond, "edge"), atol=1e-4)
     moved = resample_voxels(voxels, grid, TEMPLATE.forward, wide, interpolation)
-    np.testing.assert_allclose(moved, np.pad(voxels, ((6, 6), (6, 6), (0, 0))), atol=1e-4)
+    np.testing.assert_allclose(moved, np.pad(voxels, beyond), atol=1e-4)
+
+
+def test_cubic_splines_of_two_slices_read_nothing_beyond_them() -> None:
+    """Whatever was in memory: between two slices, and half a voxel beyond, lies what they are mirrored to."""
+    grid = make_grid((8, 8, 2))
+    voxels = np.stack([np.full((8, 8), 1.0), np.full((8, 8), 3.0)], -1).astype(np.float32)
+    for place, expected in ((0.0, 1), (0.5, 2), (1.0, 3)):
+        at = grid.part(np.array([0, 0, place]), np.ones(3), (8, 8, 1))
+        np.testing.assert_allclose(resample_voxels(voxels, grid, TEMPLATE.forward, at, "bspline"), expected, atol=1e-4)
+    halves = [grid.part(np.array([0, 0, place]), np.ones(3), (8, 8, 1)) for place in (0.6, 1.4)]
+    inner, outer = (resample_voxels(voxels, grid, TEMPLATE.forward, half, "bspline") for half in halves)
+    np.testing.assert_allclose(inner, outer, atol=1e-4)

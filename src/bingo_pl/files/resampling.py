@@ -109,9 +109,29 @@ def resample_voxels(
     low = float(voxels.min())
     if interpolation != "nearest":
         voxels = low_passed(voxels, source, transform, grid)
-    how = INTERPOLATIONS[interpolation]
-    moved = to_array(_resample(source.to_sitk(voxels), transform, grid, how, low, continued))
+    if interpolation == "bspline" and 2 in source.shape:
+        moved = _splined(voxels, source, transform, grid, low, continued)
+    else:
+        how = INTERPOLATIONS[interpolation]
+        moved = to_array(_resample(source.to_sitk(voxels), transform, grid, how, low, continued))
     return moved if interpolation in ("linear", "nearest") else np.maximum(moved, np.float32(low), out=moved)
+
+
+def _splined(
+    voxels: NDArray, source: Grid, transform: sitk.Transform, grid: Grid, low: float, continued: bool
+) -> NDArray[np.float32]:
+    """`resample_voxels` by cubic splines where an axis has two voxels: beyond those, ITK reads memory that is not its
+    own. It mirrors images at their border, so four voxels, mirrored here, are the same spline."""
+    thin = np.array(source.shape) == 2
+    x, y, z = (source.shape + 2 * thin).tolist()
+    wide = source.part(-thin.astype(float), np.ones(3), (x, y, z))
+    mirrored = wide.to_sitk(np.pad(voxels, [(each, each) for each in thin.astype(int).tolist()], "reflect"))
+    splined = to_array(_resample(mirrored, transform, grid, sitk.sitkBSpline, low, continued))
+    ones = source.to_sitk(np.ones(source.shape, np.uint8))
+    inside = to_array(_resample(ones, transform, grid, sitk.sitkNearestNeighbor, 0)) > 0
+    beyond = to_array(_resample(source.to_sitk(voxels), transform, grid, sitk.sitkNearestNeighbor, low, continued))
+    result: NDArray[np.float32] = np.where(inside, splined, beyond)
+    return result
 
 
 def low_passed(voxels: NDArray, source: Grid, transform: sitk.Transform, grid: Grid) -> NDArray:
