@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torchio as tio
 from torch import Tensor
@@ -89,10 +90,45 @@ def foreground(image: Tensor) -> Tensor:
     among them: the foreground is all else. It need not be the minimum, resampled images ring below it. In other images
     the whole field of view is foreground. So it is in images of two values, a silhouette, say: one alone shows nothing.
     """
+    value = background_of(image)
+    return torch.ones_like(image, dtype=torch.bool) if value is None else image != value
+
+
+def background_of(image: Tensor) -> float | None:
+    """The value of an image's background, see `foreground`; None where it has none."""
     if is_binary(image):
-        return torch.ones_like(image, dtype=torch.bool)
-    background = image == image[:, :: _step(image, 1), :: _step(image, 2), :: _step(image, 3)].flatten().mode().values
-    return ~background if background.float().mean() >= BACKGROUND_SHARE else torch.ones_like(background)
+        return None
+    value = image[:, :: _step(image, 1), :: _step(image, 2), :: _step(image, 3)].flatten().mode().values
+    return float(value) if (image == value).float().mean() >= BACKGROUND_SHARE else None
+
+
+@dataclass(frozen=True)
+class Window:
+    """What maps an image's intensities to [0, 1]."""
+
+    low: float
+    high: float
+    background: float | None
+    """This exact value becomes 0."""
+
+    @classmethod
+    def of(cls, image: Tensor, path: Path) -> Window:
+        """From the `PERCENTILES` of the foreground to [0, 1].
+
+        Raises:
+            BingoError: the image is nearly constant; ``path`` is named.
+        """
+        background = background_of(image)
+        values = image if background is None else image[image != background]
+        low, high = (float(np.float32(cut)) for cut in np.percentile(values.numpy(), PERCENTILES))
+        if not high > low:
+            raise BingoError(f"{path}: the foreground is nearly constant. Remove or replace the image")
+        return cls(low, high, background)
+
+    def unit(self, image: Tensor) -> Tensor:
+        """The image as float32 from 0 to 1."""
+        scaled = image.float().clamp(self.low, self.high).sub_(self.low).div_(self.high - self.low)
+        return scaled if self.background is None else scaled.masked_fill_(image == self.background, 0)
 
 
 def rescale(image: tio.ScalarImage, path: Path) -> tio.ScalarImage:
@@ -101,11 +137,7 @@ def rescale(image: tio.ScalarImage, path: Path) -> tio.ScalarImage:
     Raises:
         BingoError: the image is nearly constant; ``path`` is named.
     """
-    scaled = tio.RescaleIntensity(percentiles=PERCENTILES, masking_method=foreground)(image)
-    if scaled.data.min() != 0 or abs(scaled.data.max() - 1) > 1e-5:  # TorchIO leaves the image as it is
-        raise BingoError(f"{path}: the foreground is nearly constant. Remove or replace the image")
-    scaled.set_data(scaled.data * foreground(image.data))
-    return scaled
+    return tio.ScalarImage(tensor=Window.of(image.data, path).unit(image.data), affine=image.affine)
 
 
 def read_subject(case: Case, settings: Preprocessing) -> tio.Subject:

@@ -16,7 +16,7 @@ import torch
 import torchio as tio
 
 from bingo_pl.data_modules.geometry import corner_distance_mm, show_mm, voxel_size_mm
-from bingo_pl.data_modules.problems import Problem, refuse
+from bingo_pl.data_modules.problems import Problem, found, refuse
 from bingo_pl.data_modules.volume import Volume, open_volume
 from bingo_pl.errors import BingoError
 
@@ -36,6 +36,11 @@ __all__ = [
 
 ROUNDING_TOLERANCE = 1e-3
 """How far from a whole number a label may be stored."""
+WRAP, EDGE = 3 * 2**14, 2**14
+"""Between neighbours, of 2^16 values: larger differences are wraps, if not rare beside those of strong edges."""
+WRAPS, WRAPS_PER_EDGE = 10, 0.2
+"""How many at least, and per strong edge. Real images that were made to wrap had 0.36 or more, others that fill the
+whole range of 16 bits 0.03 or less."""
 
 
 def read_image(path: Path, fill_nonfinite: float | None = None) -> tio.ScalarImage:
@@ -126,6 +131,29 @@ def constant(data: np.ndarray) -> Problem | None:
         f"every voxel is {data.min():g}; there is nothing to register",
         "an image without contrast shows no anatomy",
         "Remove or replace the image",
+    )
+
+
+def wrapped(data: np.ndarray) -> Problem | None:
+    """Signed intensities (X, Y, Z[, T]) of 16 bits that were larger than these hold, and began anew at the least."""
+    if data.dtype != np.int16 or int(data.max()) - int(data.min()) <= WRAP:
+        return None
+    shown = (data > data.min()) & (data < data.max())  # padding and clipped values are no wraps
+    wraps = edges = 0
+    for axis in range(3):
+        step = np.abs(np.diff(data.astype(np.int32), axis=axis))
+        size = data.shape[axis]
+        step[~(shown.take(range(size - 1), axis) & shown.take(range(1, size), axis))] = 0
+        wraps += int((step > WRAP).sum())
+        edges += int(((step > EDGE) & (step <= WRAP)).sum())
+    if wraps < WRAPS or wraps <= WRAPS_PER_EDGE * edges:
+        return None
+    return Problem(
+        "warning",
+        f"intensities jump between almost {data.max()} and almost {data.min()} at {wraps} pairs of neighbours: they "
+        "were probably too large for 16 bits, and wrapped",
+        "the brightest places become the darkest, and the jumps the strongest edges of the image",
+        "Convert the original again, to unsigned 16 bits, 32 bits or floating point",
     )
 
 
@@ -240,8 +268,8 @@ def read_series(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _usable(path: Path, volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     refuse(path, *volume.problems)
-    for problem in volume.problems:
-        warnings.warn(f"{path}: {problem.what}", stacklevel=2)
     assert volume.data is not None
+    for problem in found([*volume.problems, wrapped(volume.data)]):
+        warnings.warn(f"{path}: {problem.what}", stacklevel=2)
     assert volume.affine is not None
     return volume.data, volume.affine

@@ -56,7 +56,7 @@ def scan(grid: Grid, contrast: str, moved: NDArray | None = None) -> Scan:
 
 def error_mm(first: Scan, affine: NDArray, truth: NDArray) -> float:
     """Mean distance over the foreground of where two maps lead."""
-    points = first.foreground_indices()[::50] @ first.grid.affine[:3, :3].T + first.grid.affine[:3, 3]
+    points = first.foreground_points(2_000) @ first.grid.affine[:3, :3].T + first.grid.affine[:3, 3]
     difference = affine - truth
     return float(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
 

@@ -132,6 +132,7 @@ BROKEN: dict[str, tuple[str, Builder, Severity, str]] = {
     "ct1024": ("image.nii.gz", voxels(changed(-1024, 0.1)), "warning", "10% of the voxels are -1024"),
     "ct2000": ("image.nii.gz", voxels(changed(-2000, 0.1)), "warning", "10% of the voxels are -2000"),
     "ct3024": ("image.nii.gz", voxels(changed(-3024, 0.1)), "warning", "10% of the voxels are -3024"),
+    "wrapped": ("image.nii.gz", voxels((RAMP * 60).astype(np.int16)), "warning", "wrapped"),
     "slope": ("image.nii.gz", field(SLOPE, float("nan")), "warning", "slope (scl_slope) is nan"),
     "rgb": ("image.nii.gz", voxels(RGB), "error", "one real number per voxel"),
     "complex": ("image.nii.gz", voxels(RAMP.astype(np.complex64)), "error", "holds complex64 voxels"),
@@ -224,7 +225,7 @@ def test_each_kind_of_bad_file_is_named_with_its_reason_and_remedy(broken: Path,
 
 
 @pytest.mark.parametrize("key", [key for key, row in BROKEN.items() if row[0].startswith("image.") and key != "dot"])
-@pytest.mark.filterwarnings("ignore:.*sform and qform differ:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*(sform and qform differ|wrapped):UserWarning")
 def test_errors_are_what_training_refuses(broken: Path, key: str) -> None:
     """But for a lonely dot, which only fails when intensities are scaled, and DICOM, which is not looked for."""
     path = broken / key / BROKEN[key][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torchio as tio
 
-from bingo_pl.data_modules.reading import read_image, read_labels, read_mask
+from bingo_pl.data_modules.reading import read_image, read_labels, read_mask, read_series, read_voxels
 from bingo_pl.errors import BingoError
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
@@ -166,3 +167,22 @@ def test_labels_must_lie_on_the_grid_of_their_image(tmp_path: Path, image: tio.S
 def test_an_empty_mask_is_refused(tmp_path: Path, image: tio.ScalarImage) -> None:
     with pytest.raises(BingoError, match="mask is empty"):
         read_mask(save(tmp_path / "m.nii", np.zeros((4, 5, 6), np.uint8)), image)
+
+
+@pytest.mark.parametrize("volumes", [1, 3])
+def test_values_that_wrapped_are_told_once_by_file_and_strong_edges_are_none(tmp_path: Path, volumes: int) -> None:
+    """Smooth intensities up to 50,000 in signed 16 bits; the same ones, squeezed into them, with padding and noise."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, size) for size in (20, 18, 8)), indexing="ij")
+    true = np.repeat((50_000 * np.exp(-2 * (x**2 + y**2 + z**2)))[..., None], volumes, -1)
+    read = read_voxels if volumes == 1 else read_series
+    nib.save(nib.Nifti1Image(true.astype(np.int32).astype(np.int16), np.eye(4)), tmp_path / "w.nii.gz")
+    with pytest.warns(UserWarning, match=r"w\.nii\.gz: .*wrapped") as told:
+        read(tmp_path / "w.nii.gz")
+    assert len(told) == 1
+    draw = np.random.default_rng(0)
+    body = (true > 15_000) * draw.integers(0, 2**16, true.shape)
+    for sound in (true * 65_000 / 50_000, body, draw.integers(0, 2**16, true.shape), (true > 9000) * 65_535):
+        nib.save(nib.Nifti1Image((sound - 2**15).astype(np.int16), np.eye(4)), tmp_path / "s.nii.gz")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read(tmp_path / "s.nii.gz")

@@ -11,7 +11,17 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels
+from bingo_pl.files.resampling import (
+    INTERPOLATIONS,
+    TEMPLATE,
+    Member,
+    low_passed,
+    map_points,
+    pull_back,
+    resample_image,
+    resample_labels,
+    resample_voxels,
+)
 from bingo_pl.files.transforms import write_transform
 from tests.test_transforms import GROUP, make_case, make_grid
 
@@ -133,3 +143,84 @@ def test_the_time_for_labels_does_not_grow_with_their_number() -> None:
         resample_labels(labels, pull_back(member, TEMPLATE), grid)
         seconds.append(time.process_time() - start)
     assert seconds[1] < 4 * seconds[0]
+
+
+def wave(grid: Grid, length_mm: float) -> NDArray[np.float32]:
+    """(X, Y, Z) a wave along each axis of an axis-aligned grid, from 0 to 1."""
+    places = np.indices(grid.shape) * grid.spacing.reshape(3, 1, 1, 1) + grid.affine[:3, 3].reshape(3, 1, 1, 1)
+    whole = np.cos(2 * np.pi * places[[size > 1 for size in grid.shape]] / length_mm).mean(0)
+    return ((1 + whole) / 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("depth", [1, 22])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_finer_interpolations_keep_more_detail_and_none_goes_below_the_least(interpolation: str, depth: int) -> None:
+    """Half a voxel aside, a wave of seven voxels: its error, a share of the range, by what each is known to lose."""
+    grid = make_grid((24, 26, depth))
+    aside = grid.part(np.array([0.5, 0.5, 0.5 if depth > 1 else 0]), np.ones(3), (20, 20, max(depth - 4, 1)))
+    low = wave(grid, 7).min()
+    moved = resample_voxels(wave(grid, 7), grid, TEMPLATE.forward, aside, interpolation)
+    assert moved.min() >= low
+    inner = (slice(4, -4), slice(4, -4), slice(4, -4) if depth > 1 else slice(None))
+    error = np.abs(moved - wave(aside, 7).clip(low))[inner].max()
+    assert error < {"nearest": 0.3, "linear": 0.15, "bspline": 0.02, "lanczos": 0.02}[interpolation]
+    if interpolation == "nearest":
+        assert np.isin(moved, wave(grid, 7)).all()
+
+
+@pytest.mark.parametrize("depth", [1, 32])
+def test_what_coarser_voxels_cannot_hold_does_not_return_as_something_else(depth: int) -> None:
+    """A wave of 2.1 voxels, read every third: alone it beats over the whole range; the mean is what should be seen."""
+    grid = make_grid((60, 64, depth))
+    coarse = grid.part(np.ones(3) * (depth > 1) + [1, 1, 0], np.array([3, 3, 3]), (18, 19, max(depth // 3 - 1, 1)))
+    fine = wave(grid, 2.1)
+    alone = sitk.GetArrayFromImage(resample_image(grid.to_sitk(fine), TEMPLATE.forward, coarse))
+    seen = resample_voxels(fine, grid, TEMPLATE.forward, coarse)
+    assert np.ptp(alone) > 0.6
+    assert np.abs(seen - 0.5)[1:-1, 1:-1].max() < 0.1
+
+
+def test_voxels_of_the_same_size_are_not_smoothed() -> None:
+    """Nor finer ones, nor where the grid is turned."""
+    grid = make_grid((24, 26, 22), (1, 1, 2))
+    turned = make_grid((20, 20, 40), (1, 1, 1), (30, 20, 45))
+    voxels = wave(grid, 5)
+    for target in (grid, turned):
+        assert low_passed(voxels, grid, TEMPLATE.forward, target) is voxels
+
+
+def test_slices_that_slide_along_each_other_stay_sharp() -> None:
+    """However far, and whichever way they are cut; a grid that is coarser in their plane smooths them there alone."""
+    grid = make_grid((24, 26, 3), (1, 1.5, 8))
+    slide = sitk.AffineTransform((1, 0, 0.7, 0, 1, -0.4, 0, 0, 1), (0, 0, 0), (0, 0, 0))
+    voxels = wave(grid, 5)
+    assert low_passed(voxels, grid, slide, grid) is voxels
+    coarse = grid.part(np.zeros(3), np.array([3, 1, 1]), (8, 26, 3))
+    expected = low_passed(voxels, grid, TEMPLATE.forward, coarse)
+    np.testing.assert_allclose(low_passed(voxels, grid, slide, coarse), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_an_image_is_continued_beyond_its_border_where_that_is_wanted(interpolation: str, depth: int) -> None:
+    grid = make_grid((12, 10, depth))
+    wide = grid.part(np.array([-6, -6, -2]), np.ones(3), (24, 22, depth + 4))
+    voxels = wave(grid, 7) + 1
+    voxels[5, 5] = 0
+    beyond = ((6, 6), (6, 6), (2, 2))
+    moved = resample_voxels(voxels, grid, TEMPLATE.forward, wide, interpolation, continued=True)
+    np.testing.assert_allclose(moved, np.pad(voxels, beyond, "edge"), atol=1e-4)
+    moved = resample_voxels(voxels, grid, TEMPLATE.forward, wide, interpolation)
+    np.testing.assert_allclose(moved, np.pad(voxels, beyond), atol=1e-4)
+
+
+def test_cubic_splines_of_two_slices_read_nothing_beyond_them() -> None:
+    """Whatever was in memory: between two slices, and half a voxel beyond, lies what they are mirrored to."""
+    grid = make_grid((8, 8, 2))
+    voxels = np.stack([np.full((8, 8), 1.0), np.full((8, 8), 3.0)], -1).astype(np.float32)
+    for place, expected in ((0.0, 1), (0.5, 2), (1.0, 3)):
+        at = grid.part(np.array([0, 0, place]), np.ones(3), (8, 8, 1))
+        np.testing.assert_allclose(resample_voxels(voxels, grid, TEMPLATE.forward, at, "bspline"), expected, atol=1e-4)
+    halves = [grid.part(np.array([0, 0, place]), np.ones(3), (8, 8, 1)) for place in (0.6, 1.4)]
+    inner, outer = (resample_voxels(voxels, grid, TEMPLATE.forward, half, "bspline") for half in halves)
+    np.testing.assert_allclose(inner, outer, atol=1e-4)

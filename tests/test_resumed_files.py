@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bingo_pl import BingoError
 from bingo_pl.registration import registered, streamed
-from bingo_pl.registration.streamed import UNFINISHED, register_files
+from bingo_pl.registration.registered import UNFINISHED
+from bingo_pl.registration.streamed import register_files
 from bingo_pl.streaming import scalability, sealed, workspace
 from bingo_pl.streaming.stream import MemorySource, register_stream
 from bingo_pl.streaming.velocity_file import VelocityFile

@@ -32,7 +32,7 @@ AFFINE = np.diag([-SPACING, SPACING, 8, 1.0])
 def report_without_pictures() -> Iterator[None]:
     """Drawing takes longer than all else; the report has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "write_report", lambda folder: (folder / "report.html").touch())
+        patch.setattr(page, "write_report", lambda folder, scans=(): (folder / "report.html").touch())
         yield
 
 
@@ -217,6 +217,25 @@ def test_the_command_streams_a_series(tmp_path: Path, monkeypatch: pytest.Monkey
     each = [nib.load(out / "registered" / f"series_{number}.nii.gz").get_fdata() for number in range(1, 9)]
     np.testing.assert_allclose(written.get_fdata(), np.stack(each, -1).reshape(written.shape))
     assert not (out / "unfinished").exists()
+
+
+def test_a_series_is_interpolated_continued_and_overwritten_as_others_are(tmp_path: Path) -> None:
+    """Its border's values beyond it, so that no edge comes and goes; never the file that it was read from."""
+    still = breathed(frames(), 0.0)[:, :, None] + np.float32(1)
+    path, out = save(tmp_path / "s.nii.gz", still), tmp_path / "out"
+    padded = np.pad(still, ((4, 4), (0, 0), (0, 0), (0, 0)), "edge")
+    affine = AFFINE.copy()
+    affine[0, 3] = 4 * SPACING
+    group = register({"s": path}, like=(padded[..., 0], affine), interpolation="bspline")
+    group.write(out)
+    written = nib.load(group.write(out, overwrite=True) / "registered" / "s.nii.gz").get_fdata()
+    np.testing.assert_allclose(written, padded, atol=1e-4)
+    record = json.loads((out / "registration.json").read_text())
+    assert {entry["interpolation"] for entry in record["images"]} == {"bspline"}
+    assert "registered/s.nii.gz" in record["files"]
+    again = register({"s": out / "registered" / "s.nii.gz"}, transform="rigid")
+    with pytest.raises(BingoError, match="which is read"):
+        again.write(out, overwrite=True)
 
 
 def test_stacks_of_many_slices_are_volumes() -> None:

@@ -215,9 +215,13 @@ def test_both_files_say_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(sampled, exact, atol=1e-5)  # mm; float32
 
 
-def test_without_an_affine_stage_the_file_is_a_displacement_field(tmp_path: Path) -> None:
-    write_transform(make_case("2D", with_affine=False).forward, tmp_path / "forward")
-    assert isinstance(sitk.ReadTransform(str(tmp_path / "forward.h5")), sitk.DisplacementFieldTransform)
+@pytest.mark.parametrize("with_affine", [False, True])
+def test_the_file_is_a_flat_composite_whatever_its_parts(with_affine: bool, tmp_path: Path) -> None:
+    """Programs that read composites alone read all."""
+    write_transform(make_case("2D", with_affine).forward, tmp_path / "forward")
+    parts = sitk.CompositeTransform(sitk.ReadTransform(str(tmp_path / "forward.h5")))
+    kinds = [type(parts.GetNthTransform(i).Downcast()) for i in range(parts.GetNumberOfTransforms())]
+    assert kinds == [sitk.AffineTransform] * with_affine + [sitk.DisplacementFieldTransform]
 
 
 def test_an_interrupted_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torchio as tio
 from bingo_pl.data_modules.geometry import ITK_SHEAR_TOLERANCE, geometry_tolerance_mm, shear, show_mm, voxel_size_mm
 from bingo_pl.data_modules.preprocess import foreground, is_binary, rescale
 from bingo_pl.data_modules.problems import Mend, Problem
-from bingo_pl.data_modules.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids
+from bingo_pl.data_modules.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids, wrapped
 from bingo_pl.data_modules.volume import Nifti, Volume
 from bingo_pl.errors import BingoError
 
@@ -43,7 +43,7 @@ def image_pitfalls(volume: Volume) -> list[Problem | None]:
     image = tio.ScalarImage(tensor=torch.from_numpy(data)[None], affine=volume.affine)
     if problem := _low_contrast(image, volume):
         return [problem, _ct_padding(image.data)]
-    return [_binary(image.data), _ct_padding(image.data)]
+    return [_binary(image.data), _ct_padding(image.data), wrapped(volume.data)]
 
 
 def label_pitfalls(data: np.ndarray, label_ids: Collection[int]) -> list[Problem | None]:

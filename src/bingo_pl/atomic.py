@@ -52,25 +52,36 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """`replacing` for a folder that is new or empty: it appears with all its files, or stays as it was.
 
-    A killed process leaves at most a hidden ``.<name>.<process>.tmp`` beside it.
+    A killed process leaves at most a hidden ``.<name>.<process>.tmp`` beside it; killed between the two renames of an
+    overwriting, the old folder too, as ``.<name>.<process>.old.tmp``.
+
+    Args:
+        path: the folder.
+        overwrite: replace what is there; the caller has seen to it that this may be lost.
 
     Raises:
         BingoError: the folder is in use or cannot be written.
     """
     path = path.absolute()
-    check_unused(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if not overwrite:
+        check_unused(path)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}{end}.tmp") for end in ("", ".old"))
     try:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            if path.exists():
+            if overwrite and path.exists():
+                path.replace(old)
+            elif path.exists():
                 path.rmdir()  # empty, or an error; renaming onto a folder is not possible everywhere
             temporary.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
+            if old.exists() and not path.exists():
+                old.replace(path)
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise BingoError(

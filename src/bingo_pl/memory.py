@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from pathlib import Path
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
@@ -18,6 +20,16 @@ def total_bytes() -> float:
         total = float("inf")
     limits = [Path(path).read_text().strip() for path in CONTAINER_LIMITS if os.access(path, os.R_OK)]
     return min([total, *[float(limit) for limit in limits if limit.isdecimal()]])  # or "max"
+
+
+def peak_bytes() -> float:
+    """The most memory that this process has had so far; NaN where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def shortage(needed: float) -> str:

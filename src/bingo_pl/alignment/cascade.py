@@ -94,7 +94,7 @@ class Plan:
     @classmethod
     def of(cls, pictures: Sequence[Picture], size_mm: float) -> Plan:
         """The plan for images of an object."""
-        finest = min(float(np.exp(np.log(picture.spacing).mean())) for picture in pictures)
+        finest = min(picture.voxel_mm for picture in pictures)
         fine = max(UPSAMPLED * finest, size_mm / FINEST)
         return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine, len(pictures))
 

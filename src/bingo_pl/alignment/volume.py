@@ -24,6 +24,8 @@ REGION_SHARE = 0.25
 """Of a coarse voxel that lies in a mask: more than this, and it belongs to it."""
 NEGLIGIBLE = 0.3
 """Standard deviations below this, in voxels, change nothing that matters."""
+LARGE = 2**23
+"""Voxels above which a smoothed copy is held no finer than its level, which a head of 1 mm stays below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,13 @@ class Picture:
     """*S, the mask that came with the image: only there it is compared with the others."""
     to_index: NDArray[np.float64]
     """(D, D + 1) affine map from mm of the common space, where nothing has moved, to array indices."""
+    given_mm: float | None = None
+    """Voxel size, geometric mean, of the image that this is a smaller copy of; None: this is the image itself."""
+
+    @property
+    def voxel_mm(self) -> float:
+        """Geometric mean of the voxel's sides, of the image as it was given."""
+        return self.given_mm or float(np.exp(np.log(self.spacing).mean()))
 
     @property
     def spacing(self) -> NDArray[np.float64]:
@@ -83,6 +92,17 @@ class Picture:
         if self.region is not None:
             region = reduced(self.region.astype(np.float32), self.to_index, voxel_mm)[0] > REGION_SHARE
         return Picture(values, region, to_index)
+
+    def thinned(self, across: int) -> Picture:
+        """A smaller copy of a `LARGE` image, of at most ``across`` voxels across its object: no level looks closer."""
+        if self.unit.size <= LARGE:
+            return self
+        voxel_mm = self.size_mm / across
+        values, to_index = reduced(self.unit, self.to_index, voxel_mm)
+        region = None
+        if self.region is not None:
+            region = reduced(self.region.astype(np.float32), self.to_index, voxel_mm)[0] > REGION_SHARE
+        return Picture(values, region, to_index, self.voxel_mm)
 
     def within(self, low: NDArray[np.float64], high: NDArray[np.float64], margin_mm: float) -> Picture:
         """The part of the image that a box of its own mm holds, with a margin.
@@ -102,7 +122,7 @@ class Picture:
         part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
         to_index = self.to_index.copy()
         to_index[:, -1] -= first
-        return Picture(self.unit[part], None if self.region is None else self.region[part], to_index)
+        return Picture(self.unit[part], None if self.region is None else self.region[part], to_index, self.voxel_mm)
 
     @property
     def size_mm(self) -> float:
@@ -138,7 +158,10 @@ def to_volume(values: NDArray[np.float32], to_index: NDArray[np.float64]) -> Vol
 def reduced(
     values: NDArray[np.float32], to_index: NDArray[np.float64], voxel_mm: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Values *S averaged over whole voxels to half of ``voxel_mm``, then smoothed to it; with the new `to_index`."""
+    """Values *S averaged over whole voxels to half of ``voxel_mm``, then smoothed to it; with the new `to_index`.
+
+    Of a `LARGE` volume only a voxel every ``voxel_mm`` is kept.
+    """
     spacing = np.linalg.norm(np.linalg.inv(to_index[:, :-1]), axis=0)
     factors = [
         max(min(int(voxel_mm / (2 * step) + 1e-6), size), 1) for step, size in zip(spacing, values.shape, strict=True)
@@ -146,12 +169,33 @@ def reduced(
     if max(factors) > 1:
         values = _averaged(values, factors)
         to_index = (to_index + _offset(factors)) / np.array(factors)[:, None]
+    large = values.size > LARGE
     for axis, (step, factor) in enumerate(zip(spacing, factors, strict=True)):
         own = SIGMA * step * (1 if factor == 1 else factor)
         sigma = np.sqrt(max((SIGMA * voxel_mm) ** 2 - own**2, 0)) / (step * factor)
         if sigma > NEGLIGIBLE and values.shape[axis] > 1:
             values = scipy.ndimage.gaussian_filter1d(values, sigma, axis=axis, mode="nearest", truncate=3)
+        if large and voxel_mm > step * factor:
+            values, to_index = _strided(values, to_index, axis, voxel_mm / (step * factor))
     return np.ascontiguousarray(values, np.float32), to_index
+
+
+def _strided(
+    values: NDArray[np.float32], to_index: NDArray[np.float64], axis: int, stride: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Values every ``stride`` (above 1) voxels of an axis, about its middle, interpolated linearly."""
+    size = values.shape[axis]
+    count = int((size - 1) / stride) + 1
+    first = (size - 1 - stride * (count - 1)) / 2
+    places = first + stride * np.arange(count)
+    low = places.astype(int)
+    share = (places - low).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1 - axis))
+    kept = np.take(values, low, axis)
+    kept += share * (np.take(values, np.minimum(low + 1, size - 1), axis) - kept)
+    moved = to_index.copy()
+    moved[axis, -1] -= first
+    moved[axis] /= stride
+    return kept, moved
 
 
 def _offset(factors: Sequence[int]) -> NDArray[np.float64]:

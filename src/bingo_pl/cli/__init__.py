@@ -8,6 +8,7 @@ import typer
 
 from bingo_pl.cli.checking import check
 from bingo_pl.cli.common import console
+from bingo_pl.cli.options import sharing
 from bingo_pl.cli.process import run
 from bingo_pl.cli.register import register
 from bingo_pl.cli.registered import apply, atlas, estimate, report
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(sharing(command))
 
 
 def _show_version(wanted: bool) -> None:

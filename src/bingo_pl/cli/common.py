@@ -32,7 +32,19 @@ Experiment = Annotated[
 ]
 NewFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder that does not exist yet")]
 Device = Annotated[Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to compute")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace an earlier result, where this command wrote all of it and it has not changed since"
+    ),
+]
+InterpolationName = Literal["linear", "bspline", "lanczos", "nearest"]
 MemoryOption = Annotated[str, typer.Option(help="What images in work, features and sums may take, e.g. 500MB or 4GB")]
+
+
+def on_device(overrides: list[str] | None, device: str) -> list[str]:
+    """Settings with the device among them, where one is named."""
+    return [*(overrides or ()), *([] if device == "auto" else [f"trainer.accelerator={device}"])]
 
 
 def pair(text: str, what: str, example: str) -> tuple[str, Path]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.markup import escape
 
+from bingo_pl.cli.options import LOG
 from bingo_pl.errors import BingoError
 from bingo_pl.signals import Stopped, stopping
 
@@ -36,6 +37,7 @@ def run(command: Callable[[], object]) -> None:
         with stopping():
             command()
     except BingoError as error:
+        LOG.info("traceback", exc_info=error)
         _tell("error:", str(error))
         sys.exit(2)
     except Stopped as stop:
@@ -47,6 +49,7 @@ def run(command: Callable[[], object]) -> None:
             sys.exit(128 + signal.SIGPIPE)
         raise
     except Exception as error:
+        LOG.info("traceback", exc_info=error)
         from bingo_pl.crashes import describe, write_log
 
         _tell("unexpected error:", f"{describe(error)}. The traceback is in {write_log(error)}; please report it")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import Device, NewFolder, console, pair
+from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair
 from bingo_pl.errors import BingoError
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 
@@ -72,22 +72,28 @@ def register(
             f"{REFINED_UP_TO[3]} volumes or with --memory",
         ),
     ] = None,
+    interpolation: Annotated[InterpolationName, typer.Option(help="Interpolation of intensities")] = "linear",
     jacobian: Annotated[bool, typer.Option("--jacobian", help="Write Jacobian determinants too")] = False,
+    pairwise: Annotated[
+        bool, typer.Option("--pairwise", help="Write each image on the grid of each other one too, with the transform")
+    ] = False,
     memory: Annotated[
         str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
     ] = "",
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
     The volumes of a 4D file are a group. Sizes, voxels and orientations may differ. The exit status is 1 where the
     result is in doubt: see what is printed and the report. With --memory, killed, it goes on by the same command.
     """
-    from bingo_pl.atomic import check_unused
     from bingo_pl.data_modules.manifest_file import read_group
     from bingo_pl.data_modules.preprocess import Member
+    from bingo_pl.files.record import RECORD
     from bingo_pl.files.scans import check_names, names_of
     from bingo_pl.files.series import find
+    from bingo_pl.files.written import check_output
     from bingo_pl.registration import workflow
     from bingo_pl.registration.streamed import register_files
     from bingo_pl.streaming.budget import parse_bytes
@@ -110,6 +116,11 @@ def register(
     if memory:
         if refine:
             raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
+        if overwrite or pairwise:
+            raise BingoError(
+                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory. Leave one of them out"
+                + (", or remove the old folder yourself" if overwrite else "")
+            )
         size = parse_bytes(memory)
         written = register_files(
             [*named.values()],
@@ -117,13 +128,14 @@ def register(
             size,
             checkpoint,
             affine=affine or "auto",
+            interpolation=interpolation,
             jacobian=jacobian,
             device=device,
             values=values,
             console=console,
         )
     else:
-        check_unused(output)
+        check_output(output, overwrite, RECORD, [path for member in named.values() for path in member.files])
         group = workflow.register(
             [(member.modality, member.image) for member in members],
             checkpoint,
@@ -135,12 +147,13 @@ def register(
             spacing_mm=spacing,
             like=like,
             values=values,
+            interpolation=interpolation,
             affine=affine,
             refine=refine,
             device=device,
             console=console,
         )
-        written = group.write(output, jacobian, console)
+        written = group.write(output, jacobian, console, pairwise=pairwise, overwrite=overwrite)
         doubtful = group.verdict is not None and group.verdict.doubtful
     console.print(f"written: {escape(str(written))}", soft_wrap=True)
     raise typer.Exit(1 if doubtful else 0)

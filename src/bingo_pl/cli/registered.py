@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import Device, MemoryOption, NewFolder, console
+from bingo_pl.cli.common import Device, InterpolationName, MemoryOption, NewFolder, Overwrite, console
 from bingo_pl.errors import BingoError
 
 
@@ -70,6 +70,8 @@ def atlas(
         Literal["always", "auto", "never"], typer.Option(help="Affine stage; auto: of images not roughly aligned")
     ] = "always",
     memory: MemoryOption = "1GB",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a population's unbiased template, with the probability of each label where label maps are given.
 
@@ -79,7 +81,7 @@ def atlas(
     from bingo_pl.registration import atlas as atlases
     from bingo_pl.streaming.budget import parse_bytes
 
-    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console)
+    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console, device, overwrite)
 
 
 def apply(
@@ -92,6 +94,10 @@ def apply(
     space: Annotated[
         Literal["RAS", "LPS"] | None, typer.Option(help="Space of landmarks whose file does not say it")
     ] = None,
+    interpolation: Annotated[
+        InterpolationName | None, typer.Option(help="Interpolation of intensities", show_default="linear")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write, where it exists")] = False,
 ) -> None:
     """Move an image, a label map or landmarks from one member of a registered group to another.
 
@@ -99,7 +105,9 @@ def apply(
     """
     from bingo_pl.registration import apply as application
 
-    applied = application.apply(registration, source, target, path, output, labels, space, console)
+    applied = application.apply(
+        registration, source, target, path, output, labels, space, console, interpolation, overwrite
+    )
     console.print(f"written: {escape(str(applied.path))}", soft_wrap=True)
     raise typer.Exit(0 if applied.arrived else 1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bingo_pl.cli.common import Experiment, MemoryOption, Overrides, console, pair
+from bingo_pl.cli.common import Device, Experiment, MemoryOption, Overrides, console, on_device, pair
 from bingo_pl.errors import BingoError
 from bingo_pl.names import check_file_name
 
@@ -20,6 +20,7 @@ def table(
         list[str] | None, typer.Option(metavar="METHOD=FILE", help="Take these weights instead of training")
     ] = None,
     name: Annotated[str, typer.Option(help="Of the folder under runs/tables. Empty: the experiment's")] = "",
+    device: Device = "auto",
 ) -> None:
     """Compare methods on the same test groups, misaligned alike. Training is done where no checkpoint is given.
 
@@ -28,13 +29,13 @@ def table(
     from bingo_pl import config as settings
     from bingo_pl.comparison import run as comparison
 
-    experiment_name = settings.with_data(experiment_name, overrides or ())
-    runs = Path(settings.load(experiment_name, overrides or ()).runs)
+    experiment_name = settings.with_data(experiment_name, on_device(overrides, device))
+    runs = Path(settings.load(experiment_name, on_device(overrides, device)).runs)
     folder = name or Path(experiment_name).stem
     check_file_name(folder, "table")
     comparison.compare(
         settings.load_table(experiment_name),
-        overrides or (),
+        on_device(overrides, device),
         [method.strip() for method in methods.split(",") if method.strip()],
         dict(pair(text, "METHOD=FILE", "bingo=runs/mscmr/checkpoints/best.ckpt") for text in checkpoint or ()),
         runs / "tables" / folder,
@@ -52,6 +53,7 @@ def sweep(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="With --local; runs/sweeps/<name> if not given")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Search settings: each trial is a training, chosen by a W&B sweep or, with --local, by this command."""
     from bingo_pl.sweeps import trials as sweeping
@@ -59,7 +61,7 @@ def sweep(
 
     if not local and (seed is not None or output):
         raise BingoError("--seed and --output go with --local: W&B draws and keeps its trials itself. Leave them out")
-    search = sweeping.load(file, overrides or ())
+    search = sweeping.load(file, on_device(overrides, device))
     if local:
         run_local(search, output or Path("runs") / "sweeps" / search.name, seed or 0, count, agents, console)
     else:
@@ -73,6 +75,7 @@ def scalability(
     images: Annotated[int, typer.Option(min=1, help="In the largest group")] = 1320,
     memory: MemoryOption = "1GB",
     name: Annotated[str, typer.Option(help="Of the folder under runs/scalability. Empty: the experiment's")] = "",
+    device: Device = "auto",
 ) -> None:
     """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4).
 
@@ -83,11 +86,11 @@ def scalability(
     from bingo_pl.streaming.budget import parse_bytes
 
     if of_method := [
-        text for text in overrides or () if text.startswith(("method=", "model.", "refine.", "intrinsic."))
+        text for text in on_device(overrides, device) if text.startswith(("method=", "model.", "refine.", "intrinsic."))
     ]:
         raise BingoError(f"{' '.join(of_method)}: the method is the checkpoint's as it is. Leave it out")
-    experiment_name = settings.with_data(experiment_name, overrides or ())
-    config = settings.load(experiment_name, overrides or ())
+    experiment_name = settings.with_data(experiment_name, on_device(overrides, device))
+    config = settings.load(experiment_name, on_device(overrides, device))
     name = name or Path(experiment_name).stem
     check_file_name(name, "folder")
     folder = Path(config.runs) / "scalability" / name

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bingo_pl.cli.common import CheckpointArgument, Experiment, Overrides, console
+from bingo_pl.cli.common import CheckpointArgument, Device, Experiment, Overrides, console, on_device
 
 
 def train(
@@ -18,6 +18,7 @@ def train(
     go_on: Annotated[
         bool, typer.Option("--continue", help="Go on with the run of this name if there is one; leave it if it is done")
     ] = False,
+    device: Device = "auto",
 ) -> None:
     """Train on a dataset, test the best checkpoint, write tables and figures to runs/<name>/.
 
@@ -28,8 +29,8 @@ def train(
     from bingo_pl.training import experiment
     from bingo_pl.training.continuation import train_or_continue
 
-    name = settings.with_data(name, overrides or ())
-    config = settings.load(name, overrides or ())
+    name = settings.with_data(name, on_device(overrides, device))
+    config = settings.load(name, on_device(overrides, device))
     config = dataclasses.replace(config, name=config.name or trial_name(os.environ) or Path(name).stem)
     (train_or_continue if go_on else experiment.train)(config, console)
 
@@ -41,15 +42,16 @@ def resume(
     allow_changed_processes: Annotated[
         bool, typer.Option(help="Go on although the number of devices is not the same")
     ] = False,
+    device: Device = "auto",
 ) -> None:
     """Go on exactly where a checkpoint stopped."""
     from bingo_pl.training import experiment
 
-    experiment.resume(checkpoint, overrides or (), allow_changed_data, console, allow_changed_processes)
+    experiment.resume(checkpoint, on_device(overrides, device), allow_changed_data, console, allow_changed_processes)
 
 
-def evaluate(checkpoint: CheckpointArgument, overrides: Overrides = None) -> None:
+def evaluate(checkpoint: CheckpointArgument, overrides: Overrides = None, device: Device = "auto") -> None:
     """Test a checkpoint, on its own test split or on other data of the same modalities (data.root=...)."""
     from bingo_pl.training import experiment
 
-    experiment.evaluate(checkpoint, overrides or (), console)
+    experiment.evaluate(checkpoint, on_device(overrides, device), console)

@@ -105,8 +105,7 @@ def overlap(first: Scan, other: Scan, affine: NDArray) -> float:
 
 def _share(source: Scan, target: Scan, affine: NDArray) -> float:
     """The share of a foreground that lies in another one."""
-    indices = source.foreground_indices()
-    indices = indices[:: -(-len(indices) // SAMPLED_POINTS)]
+    indices = source.foreground_points(SAMPLED_POINTS)
     to_target = np.linalg.inv(target.grid.affine) @ affine @ source.grid.affine
     places = np.rint(indices @ to_target[:3, :3].T + to_target[:3, 3]).astype(int)
     inside = ((places >= 0) & (places < target.grid.shape)).all(1)

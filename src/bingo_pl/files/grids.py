@@ -80,7 +80,17 @@ class Grid:
 
     def canonical(self) -> Grid:
         """The same voxels with axes in the order and sense that come closest to right, anterior, superior."""
-        orientation = nib.io_orientation(self.affine)
+        return self.turned(self.orientation_towards("RAS"))
+
+    def orientation_towards(self, codes: str) -> NDArray[np.float64]:
+        """(3, 2) the axes and flips, as nibabel's ``apply_orientation`` takes them, to the order and sense that come
+        closest to the codes, e.g. LPS."""
+        wanted = nib.orientations.axcodes2ornt(tuple(codes))
+        found: NDArray[np.float64] = nib.orientations.ornt_transform(nib.io_orientation(self.affine), wanted)
+        return found
+
+    def turned(self, orientation: NDArray[np.float64]) -> Grid:
+        """The grid of voxels to which nibabel's ``apply_orientation`` has done this."""
         affine = self.affine @ nib.orientations.inv_ornt_aff(orientation, self.shape)
         x, y, z = (self.shape[axis] for axis in np.argsort(orientation[:, 0]))
         return Grid((x, y, z), affine)
@@ -89,14 +99,20 @@ class Grid:
         """The SimpleITK image of voxels (X, Y, Z) or vectors (X, Y, Z, C); the dtype is kept."""
         assert array.shape[:3] == self.shape, f"a grid of {self.shape} cannot hold {array.shape}"
         image = sitk.GetImageFromArray(array.swapaxes(0, 2), isVector=array.ndim == 4)
-        image.SetSpacing(self.spacing.tolist())
-        image.SetOrigin((LPS @ self.affine)[:3, 3].tolist())
-        image.SetDirection((LPS[:3, :3] @ self.directions).ravel().tolist())
+        _, origin, spacing, direction = self.geometry()
+        image.SetSpacing(spacing)
+        image.SetOrigin(origin)
+        image.SetDirection(direction)
         return image
 
     def blank(self) -> sitk.Image:
         """An image of zeros, which tells SimpleITK the grid."""
         return self.to_sitk(np.zeros(self.shape, np.uint8))
+
+    def geometry(self) -> tuple[list[int], list[float], list[float], list[float]]:
+        """Size, origin, spacing and direction, as SimpleITK's filters take them, in LPS mm."""
+        direction: list[float] = (LPS[:3, :3] @ self.directions).ravel().tolist()
+        return [*self.shape], (LPS @ self.affine)[:3, 3].tolist(), self.spacing.tolist(), direction
 
     def corners(self, index_to_index: NDArray, edge: float = 0.5) -> NDArray[np.float64]:
         """Where the corners of the field of view are in another grid.

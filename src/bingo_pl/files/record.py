@@ -20,6 +20,8 @@ from bingo_pl.names import check_file_name
 from bingo_pl.regular import check_regular
 
 RECORD = "registration.json"
+PASS, WARN, FAIL = LEVELS = ("pass", "warn", "fail")
+"""Of a verdict."""
 RESERVED = ("mean", "template")
 """What the group's own files and space are called."""
 MOST = 32767
@@ -97,7 +99,7 @@ class Record:
     kept: str | None = None
     """The last stage of the alignment that was kept, ``identity`` for none; None where the network alone registered."""
     verdict: str | None = None
-    """``pass``, ``warn`` or ``fail``; None where nothing was judged."""
+    """One of `LEVELS`; None where nothing was judged."""
     reasons: Sequence[str] = ()
     """Of the verdict, in words."""
 
@@ -191,8 +193,8 @@ def _number(value: Any) -> float:
 
 
 def _level(value: Any) -> str:
-    if value not in ("pass", "warn", "fail"):
-        raise ValueError(f"a verdict is {value}, wanted pass, warn or fail")
+    if value not in LEVELS:
+        raise ValueError(f"a verdict is {value}, wanted one of {', '.join(LEVELS)}")
     return str(value)
 
 

@@ -15,11 +15,26 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
+from bingo_pl.errors import unknown_name
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.transforms import read_transform, sampled_displacement
 
+INTERPOLATIONS = {
+    "linear": sitk.sitkLinear,
+    "bspline": sitk.sitkBSpline,
+    "lanczos": sitk.sitkLanczosWindowedSinc,
+    "nearest": sitk.sitkNearestNeighbor,
+}
+"""By name; the first is the default: it stays within the intensities around a point and is fastest. The cubic B-spline
+and the windowed sinc keep more detail, and ring at edges."""
+LOW_PASS = 1 / (2 * math.sqrt(2 * math.log(2)))
+"""Standard deviation of a Gaussian as wide, at half its height, as 1 (Cardoso et al. 2015)."""
+NEGLIGIBLE = 0.3
+"""Standard deviations below this, in voxels, are not worth a filter."""
 SLAB = 2**18
 """Voxels of a label map that are resampled at once."""
+ROUNDING = 1e-5
+"""Of a share that is interpolated in single precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +65,119 @@ def pull_back(source: Member, target: Member) -> sitk.Transform:
     return sitk.CompositeTransform([source.forward, target.inverse])  # the last one is applied first
 
 
-def resample_image(image: sitk.Image, transform: sitk.Transform, grid: Grid, continued: bool = False) -> sitk.Image:
+def resample_image(
+    image: sitk.Image, transform: sitk.Transform, grid: Grid, outside: float | None = None
+) -> sitk.Image:
     """Interpolate intensities linearly.
 
     Args:
         image: 3D, in the source's space.
         transform: points of the target's space to the source's, see `pull_back`.
         grid: the target's own voxels.
-        continued: outside the source's field of view, the intensity of its border.
+        outside: the intensity outside the source's field of view; None for the image's least.
 
     Returns:
-        float32; outside the source's field of view its least intensity, unless it is ``continued``.
+        float32.
     """
-    if continued:
-        linear, nothing = sitk.sitkLinear, 0.0
-        return sitk.Resample(image, grid.blank(), transform, linear, nothing, sitk.sitkFloat32, True)
-    extrema = sitk.MinimumMaximumImageFilter()
-    extrema.Execute(image)
-    return sitk.Resample(image, grid.blank(), transform, sitk.sitkLinear, extrema.GetMinimum(), sitk.sitkFloat32)
+    if outside is None:
+        outside = float(sitk.GetArrayViewFromImage(image).min())
+    return _resample(image, transform, grid, sitk.sitkLinear, outside)
+
+
+def resample_voxels(
+    voxels: NDArray,
+    source: Grid,
+    transform: sitk.Transform,
+    grid: Grid,
+    interpolation: str = "linear",
+    continued: bool = False,
+) -> NDArray[np.float32]:
+    """Intensities on another grid, as they are written: without detail that its voxels cannot hold.
+
+    Args:
+        voxels: (X, Y, Z).
+        source: their grid.
+        transform: points of the target's space to the source's, see `pull_back`.
+        grid: the target's own voxels.
+        interpolation: one of `INTERPOLATIONS`.
+        continued: outside the source's field of view, the intensities of its border.
+
+    Returns:
+        (X, Y, Z), nowhere below the least of ``voxels``, which fills what is outside the source's field of view, unless
+        that is ``continued``.
+    """
+    low = float(voxels.min())
+    if interpolation != "nearest":
+        voxels = low_passed(voxels, source, transform, grid)
+    if interpolation == "bspline" and 2 in source.shape:
+        moved = _splined(voxels, source, transform, grid, low, continued)
+    else:
+        how = INTERPOLATIONS[interpolation]
+        moved = to_array(_resample(source.to_sitk(voxels), transform, grid, how, low, continued))
+    return moved if interpolation in ("linear", "nearest") else np.maximum(moved, np.float32(low), out=moved)
+
+
+def _splined(
+    voxels: NDArray, source: Grid, transform: sitk.Transform, grid: Grid, low: float, continued: bool
+) -> NDArray[np.float32]:
+    """`resample_voxels` by cubic splines where an axis has two voxels: beyond those, ITK reads memory that is not its
+    own. It mirrors images at their border, so four voxels, mirrored here, are the same spline."""
+    thin = np.array(source.shape) == 2
+    x, y, z = (source.shape + 2 * thin).tolist()
+    wide = source.part(-thin.astype(float), np.ones(3), (x, y, z))
+    mirrored = wide.to_sitk(np.pad(voxels, [(each, each) for each in thin.astype(int).tolist()], "reflect"))
+    splined = to_array(_resample(mirrored, transform, grid, sitk.sitkBSpline, low, continued))
+    ones = source.to_sitk(np.ones(source.shape, np.uint8))
+    inside = to_array(_resample(ones, transform, grid, sitk.sitkNearestNeighbor, 0)) > 0
+    beyond = to_array(_resample(source.to_sitk(voxels), transform, grid, sitk.sitkNearestNeighbor, low, continued))
+    result: NDArray[np.float32] = np.where(inside, splined, beyond)
+    return result
+
+
+def low_passed(voxels: NDArray, source: Grid, transform: sitk.Transform, grid: Grid) -> NDArray:
+    """Voxels (X, Y, Z) smoothed along those axes along which the target's voxels are larger than their own.
+
+    A voxel of size k, in those of the source, sees what a Gaussian does whose square width is k^2 - 1. How large it is
+    is told by the mean slope of the transform over the grid. Arguments as for `resample_voxels`.
+    """
+    middle = (np.array(grid.shape) - 1) / 2
+    ends = np.array([middle + sign * axis * np.maximum(middle, 0.5) for axis in np.eye(3) for sign in (-1, 1)])
+    lps = (ends @ grid.affine[:3, :3].T + grid.affine[:3, 3]) @ LPS[:3, :3]
+    moved = np.array([transform.TransformPoint(point) for point in lps.tolist()]) @ LPS[:3, :3]
+    indices = moved @ np.linalg.inv(source.affine[:3, :3]).T
+    steps = (indices[1::2] - indices[::2]) / (2 * np.maximum(middle, 0.5))[:, None]  # a row a voxel of the target
+    extent = steps.T @ steps
+    sigma = _wider(extent.diagonal())
+    sharp = (sigma < NEGLIGIBLE) | (np.array(source.shape) == 1)
+    along = extent[:, sharp]  # slices that slide along each other are as thick as they were, and no blurrier for that
+    sigma = _wider(extent.diagonal() - ((along @ np.linalg.pinv(extent[np.ix_(sharp, sharp)])) * along).sum(1))
+    sigma[sharp | (sigma < NEGLIGIBLE)] = 0
+    if not sigma.any():
+        return voxels
+    from scipy.ndimage import gaussian_filter  # points need it not
+
+    smooth: NDArray = gaussian_filter(voxels.astype(np.float32, copy=False), sigma, mode="nearest", truncate=3)
+    return smooth
+
+
+def _wider(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation of the Gaussian by which a voxel of a square width is wider than one of 1."""
+    wider: NDArray[np.float64] = LOW_PASS * np.sqrt(np.maximum(squares - 1, 0))
+    return wider
+
+
+def check_interpolation(name: str) -> None:
+    """Raises `BingoError` for a name that is not known."""
+    if name not in INTERPOLATIONS:
+        raise unknown_name("interpolation", name, INTERPOLATIONS)
+
+
+def _resample(
+    image: sitk.Image, transform: sitk.Transform, grid: Grid, how: int, outside: float, continued: bool = False
+) -> sitk.Image:
+    """By one of SimpleITK's interpolators; float32."""
+    size, *geometry = grid.geometry()
+    return sitk.Resample(image, size, transform, how, *geometry, outside, sitk.sitkFloat32, continued)
 
 
 def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -> sitk.Image:
@@ -89,6 +199,13 @@ def resample_labels(labels: sitk.Image, transform: sitk.Transform, grid: Grid) -
         slab = grid.part(np.array([0, 0, start]), np.ones(3), shape)
         moved[:, :, start : start + shape[2]] = _voted(ids, mixed, _indices(transform, slab, source)).reshape(shape)
     return grid.to_sitk(moved)
+
+
+def resample_mask(mask: sitk.Image, transform: sitk.Transform, grid: Grid) -> NDArray[np.bool_]:
+    """(X, Y, Z) where more than half of a voxel lies in a mask of 0 and 1: `resample_labels` of one id."""
+    share = _resample(mask, transform, grid, sitk.sitkLinear, 0.0)
+    inside: NDArray[np.bool_] = to_array(share) > 0.5 + ROUNDING
+    return inside
 
 
 def _mixed(ids: NDArray) -> NDArray[np.bool_]:
@@ -142,7 +259,7 @@ def _winners(ids: NDArray, below: NDArray, above: NDArray, share: NDArray[np.flo
 
 def to_array(image: sitk.Image) -> NDArray:
     """Voxels (X, Y, Z)."""
-    array: NDArray = sitk.GetArrayFromImage(image).T.copy()
+    array: NDArray = sitk.GetArrayViewFromImage(image).T.copy()
     return array
 
 

@@ -14,13 +14,13 @@ import torch
 import torchio as tio
 from numpy.typing import NDArray
 
-from bingo_pl.data_modules.preprocess import foreground, rescale
+from bingo_pl.data_modules.preprocess import Window, foreground
 from bingo_pl.data_modules.reading import read_voxels, stored_ids, to_ids, to_image, to_mask
 from bingo_pl.data_modules.volume import as_native, slice_last
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RESERVED, sha256_of
-from bingo_pl.files.resampling import resample_image, resample_labels, to_array
+from bingo_pl.files.resampling import resample_image, resample_mask, to_array
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.names import check_file_name
 
@@ -56,8 +56,8 @@ class Scan:
     modality: str
     image: tio.ScalarImage
     """(1, X, Y, Z), the intensities as given."""
-    unit: tio.ScalarImage
-    """The same from 0 to 1, background 0."""
+    window: Window
+    """What maps these to [0, 1]."""
     mask: tio.LabelMap
     """(1, X, Y, Z), its foreground."""
     masked: bool
@@ -68,6 +68,11 @@ class Scan:
     """Absolute; None where the image was given in memory, as below."""
     mask_file: Path | None
     label_file: Path | None
+
+    @property
+    def unit(self) -> tio.ScalarImage:
+        """The image from 0 to 1, background 0; computed when asked for, so that it takes no memory."""
+        return tio.ScalarImage(tensor=self.window.unit(self.image.data), affine=self.image.affine)
 
     @property
     def title(self) -> Path:
@@ -94,8 +99,7 @@ class Scan:
             BingoError: no foreground lies on the grid.
         """
         unit = resample_image(self.grid.to_sitk(self.unit.numpy()[0]), transform, grid)
-        mask = resample_labels(self.grid.to_sitk(self.mask.numpy()[0]), transform, grid)
-        inside = to_array(mask) > 0
+        inside = resample_mask(self.grid.to_sitk(self.mask.numpy()[0]), transform, grid)
         if not inside.any():
             raise BingoError(f"{self.title}: nothing of it lies on the group grid. Correct its header or mask")
         return to_array(unit), inside
@@ -109,14 +113,23 @@ class Scan:
         """D: images of one voxel along the third axis are 2D."""
         return 2 if self.grid.shape[2] == 1 else 3
 
-    def foreground_indices(self) -> NDArray[np.int64]:
-        """(V, 3)."""
-        return np.argwhere(self.mask.numpy()[0] > 0)
+    @property
+    def foreground_voxels(self) -> int:
+        """How many there are."""
+        return int(np.count_nonzero(self.mask.numpy()))
+
+    def foreground_points(self, most: int) -> NDArray[np.int64]:
+        """(V, 3) indices of about ``most`` voxels of the foreground, evenly spread over it."""
+        mask = self.mask.numpy()[0]
+        places = np.flatnonzero(mask)
+        places = places[:: -(-len(places) // most)]
+        return np.stack(np.unravel_index(places, mask.shape), axis=1)
 
     def foreground_box(self) -> Grid:
         """The part of the image's grid that holds its foreground."""
-        indices = self.foreground_indices()
-        first, last = indices.min(0), indices.max(0)
+        mask = self.mask.numpy()[0] > 0
+        ends = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
+        first, last = np.transpose(ends)
         x, y, z = (last - first + 1).tolist()
         return self.grid.part(first, np.ones(3), (x, y, z))
 
@@ -174,7 +187,7 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
     title, data, affine, file = _read(image, name)
     Grid(data.shape, affine)  # refuses what is no geometry
     scalar = to_image(title, data, affine)
-    unit = rescale(scalar, title)
+    window = Window.of(scalar.data, title)
     mask_map = tio.LabelMap(tensor=foreground(scalar.data).to(torch.uint8), affine=affine)
     mask_file = label_file = ids = None
     if mask is not None:
@@ -183,7 +196,7 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
     if label is not None:
         title, data, affine, label_file = _read(label, f"label map of {name}")
         ids = stored_ids(title, to_ids(title, data, affine, scalar), data.dtype)
-    return Scan(name, modality, scalar, unit, mask_map, mask is not None, ids, file, mask_file, label_file)
+    return Scan(name, modality, scalar, window, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 
 def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | None]:

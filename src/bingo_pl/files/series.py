@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import nibabel as nib
 import numpy as np
 import torchio as tio
-from numpy.typing import NDArray
 
 from bingo_pl.atomic import replacing
 from bingo_pl.data_modules.problems import refuse
@@ -100,8 +99,8 @@ class Series:
         for_all = dict.fromkeys(self.names, given[self.modality]) if self.modality in given else {}
         return for_all | {name: value for name, value in given.items() if name != self.modality}
 
-    def write(self, volumes: Iterable[NDArray], grid: Grid, path: Path) -> None:
-        """Write registered volumes (X, Y, Z) as one 4D NIfTI file, one at a time, whole or not at all.
+    def write(self, folder: Path, grid: Grid) -> None:
+        """Write the registered volumes, which are files in an output folder, as one 4D file too, one at a time.
 
         Raises:
             BingoError: the file cannot be written.
@@ -115,13 +114,14 @@ class Series:
         header.set_xyzt_units("mm", self.unit)
         header["magic"], header["vox_offset"] = b"n+1", header.single_vox_offset
         with (
-            replacing(path) as temporary,
+            replacing(folder / self.registered) as temporary,
             temporary.open("wb") as file,
             gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as packed,
         ):
             packed.write(header.binaryblock.ljust(header.single_vox_offset, b"\0"))
-            for volume in volumes:
-                packed.write(np.asarray(volume, "<f4").tobytes("F"))
+            for name in self.names:
+                volume = nib.load(folder / self.registered.with_name(f"{name}.nii.gz"))
+                packed.write(np.asarray(volume.dataobj, "<f4").tobytes("F"))
 
 
 def unfold(
@@ -174,6 +174,8 @@ def count_volumes(source: Source) -> int:
         return int(source.num_channels)
     if isinstance(source, tuple):
         return _count(np.shape(source[0])) if source else 1
+    if not isinstance(source, (str, Path)):
+        return 1
     path = Path(source)
     if not path.name.lower().endswith(ENDINGS) or not path.is_file():
         return 1

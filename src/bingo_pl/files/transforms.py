@@ -10,6 +10,7 @@ space. SimpleITK's transforms are in LPS mm, `Grid` and affine stages in RAS mm 
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,7 @@ def affine_transform(affine: NDArray) -> sitk.Transform:
 
 def sampled_displacement(transform: sitk.Transform, grid: Grid) -> NDArray[np.float64]:
     """(X, Y, Z, 3) LPS mm: by how much a transform moves the centres of a grid's voxels."""
-    like = grid.blank()
-    geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
-    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *geometry)
+    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *grid.geometry())
     vectors: NDArray[np.float64] = sitk.GetArrayFromImage(field).swapaxes(0, 2)
     return vectors
 
@@ -62,16 +61,34 @@ def write_transform(field: FieldTransform, stem: Path) -> None:
     Raises:
         BingoError: a file cannot be written.
     """
-    with replacing(stem.with_name(f"{stem.name}.h5")) as temporary:
+    write_itk(field.transform, stem.with_name(f"{stem.name}.h5"))
+    write_nifti(_displacement_nifti(field), stem.with_name(f"{stem.name}.nii.gz"))
+
+
+def flat(transforms: Sequence[sitk.Transform]) -> sitk.Transform:
+    """One transform that applies all, the last one first, as a file can hold it: not nested."""
+    whole = sitk.CompositeTransform([*transforms])
+    whole.FlattenTransform()
+    return whole
+
+
+def write_itk(transform: sitk.Transform, path: Path) -> None:
+    """Write ITK's transform file (``.h5``), whole or not at all.
+
+    It is a flat composite, be it of one part: that is what every program reads (nitransforms takes nothing else).
+
+    Raises:
+        BingoError: the file cannot be written.
+    """
+    with replacing(path) as temporary:
         named = temporary.with_name(f"{temporary.name}.h5")  # SimpleITK goes by the extension
         try:
-            sitk.WriteTransform(field.transform, str(named))
+            sitk.WriteTransform(flat([transform]), str(named))
             named.replace(temporary)
         except RuntimeError as error:
             raise OSError(" ".join(str(error).split())) from error
         finally:
             named.unlink(missing_ok=True)
-    write_nifti(_displacement_nifti(field), stem.with_name(f"{stem.name}.nii.gz"))
 
 
 def write_image(array: NDArray, grid: Grid, path: Path) -> None:
@@ -92,8 +109,12 @@ def write_nifti(nifti: nib.Nifti1Image, path: Path) -> None:
     nifti.set_sform(nifti.affine, code=1)
     nifti.set_qform(nifti.affine, code=1)
     nifti.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=COMPRESSION, mtime=0))
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as packed,  # a slice at a time
+    ):
+        nifti.to_stream(packed)
 
 
 def _displacement_nifti(field: FieldTransform) -> nib.Nifti1Image:

@@ -11,13 +11,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 
-from bingo_pl.atomic import check_new_file
+from bingo_pl.atomic import check_new_file, check_place
 from bingo_pl.data_modules.geometry import corner_distance_mm
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.landmarks import read_landmarks, write_landmarks
 from bingo_pl.files.record import read_record
-from bingo_pl.files.resampling import TEMPLATE, Member, map_points, pull_back, resample_image, resample_labels, to_array
+from bingo_pl.files.resampling import (
+    TEMPLATE,
+    Member,
+    check_interpolation,
+    map_points,
+    pull_back,
+    resample_labels,
+    resample_voxels,
+    to_array,
+)
 from bingo_pl.files.transforms import write_image
 
 TEMPLATE_NAME = "template"
@@ -44,6 +53,8 @@ def apply(
     labels: bool,
     space: str | None,
     console: Console | None = None,
+    interpolation: str | None = None,
+    overwrite: bool = False,
 ) -> Applied:
     """Move a file from the space of one member of a group to that of another, in one interpolation.
 
@@ -57,12 +68,17 @@ def apply(
         space: of landmarks, ``RAS`` or ``LPS``, where their file does not say it.
         console: where it is reported that the file is not on the grid of ``source``, or that it or points of it lie
             outside; None for silence.
+        interpolation: of an image, see `bingo_pl.register`; None: linear.
+        overwrite: replace the output where it is a file, but for ``path`` itself and files of the registration.
 
     Raises:
         BingoError: a missing or damaged registration, no such member, an unreadable file, a label map with fractions,
             an output that exists, cannot be written, or has another format.
     """
-    check_new_file(output)
+    check_interpolation(interpolation or "linear")
+    if interpolation and (labels or path.name.lower().endswith(POINTS)):
+        raise BingoError(f"--interpolation {interpolation} is for images: {path} is none. Leave it out")
+    check_new_file(output) if not overwrite else _check_replaceable(output, path, registration)
     record = read_record(registration)
     grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
     for name in (source, target):
@@ -92,15 +108,27 @@ def apply(
         data = stored_ids(path, whole_numbers(path, data), data.dtype)
     grid = Grid(data.shape, affine)
     _warn_of_grid(path, grid, source, grids, console)
-    image = grid.to_sitk(data.astype(np.uint8) if data.dtype == bool else data)
+    data = data.astype(np.uint8) if data.dtype == bool else data
     transform = pull_back(members[source], members[target])
-    result = to_array((resample_labels if labels else resample_image)(image, transform, grids[target]))
+    if labels:
+        result = to_array(resample_labels(grid.to_sitk(data), transform, grids[target]))
+    else:
+        result = resample_voxels(data, grid, transform, grids[target], interpolation or "linear")
     write_image(result, grids[target], output)
     background = 0 if labels else np.float32(data.min())
     arrived = bool((result != background).any()) or (not labels and data.min() == data.max())
     if not arrived:
         _warn_of_nothing(path, output, target, console)
     return Applied(output, arrived)
+
+
+def _check_replaceable(output: Path, path: Path, registration: Path) -> None:
+    """Raises `BingoError` where a file to write is one to read, or no file."""
+    if not output.exists() or not output.is_file() or output.is_symlink():
+        check_new_file(output)
+    elif output.samefile(path) or output.resolve().is_relative_to(registration.resolve()):
+        raise BingoError(f"{output} is read by this command and not overwritten. Name another output")
+    check_place(output)
 
 
 def _outside(points_mm: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from bingo_pl import __version__
-from bingo_pl.atomic import check_unused, replacing_folder
+from bingo_pl.atomic import replacing_folder
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.device import full_precision
 from bingo_pl.errors import unknown_name
@@ -31,10 +31,11 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.scans import names_of
 from bingo_pl.files.transforms import write_image
+from bingo_pl.files.written import FILES, check_output, digests_of
 from bingo_pl.locking import held
 from bingo_pl.registration.centring import Population, read
 from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, dice, sharpness, view
-from bingo_pl.registration.telling import track
+from bingo_pl.registration.telling import steps, track
 from bingo_pl.spatial import compose, invert
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
@@ -53,6 +54,8 @@ def build(
     affine: str,
     memory_bytes: int,
     console: Console,
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Make the atlas of a population and write it.
 
@@ -64,6 +67,8 @@ def build(
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
         memory_bytes: for the streamed registration, beyond network, program and the sums over images.
         console: where progress and results are told.
+        device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        overwrite: replace an atlas that was written here and has not changed since.
 
     Returns:
         The folder: ``template/``, ``coverage.nii.gz``, ``mean_displacement.nii.gz``, ``atlas.json``, with label maps
@@ -72,16 +77,16 @@ def build(
     Raises:
         BingoError: unusable images, an overlap that stays poor, another method than BInGo, or a folder in use.
     """
-    check_unused(output)
+    check_output(output, overwrite, RECORD, [path for member in members for path in member.files])
     if affine not in MODES:
         raise unknown_name("affine stage", affine, MODES)
     names_of(member.modality for member in members)  # one that cannot name a file is refused before the work begins
     work = output.absolute().with_name(f"{output.name}.work")
-    model = Model.load(checkpoint, dims_of(members[0]))
+    model = Model.load(checkpoint, dims_of(members[0]), [f"trainer.accelerator={device}"])
     for member in members:
         model.index(member.modality)  # an unknown one is refused before the work begins
     with held(work):
-        return _build(members, model, output, work, affine, memory_bytes, console)
+        return _build(members, model, output, work, affine, memory_bytes, console, overwrite)
 
 
 def _build(
@@ -92,12 +97,13 @@ def _build(
     affine: str,
     memory_bytes: int,
     console: Console,
+    overwrite: bool,
 ) -> Path:
     """`build`, alone in the folder of work."""
     bingo = model.bingo
     population = Population.of(members, model, affine, work, console)
     source = FileSource(population.members, model, population.grid, population.affines)
-    with console.status("registering"):
+    with steps("registering", console):
         result = register_stream(bingo, source, memory_bytes, work / f"sweeps_{population.digest()}")
     mean = _mean(u for _, u in result.displacements())
     correction = invert(mean[None])
@@ -114,7 +120,7 @@ def _build(
     after = _pool(population, unbiased, "after it", console)
     record = _record(population, model, before, after, mean)
     _tell(record, console)
-    _write(population, after, record, output)
+    _write(population, after, record, output, overwrite)
     shutil.rmtree(work)
     console.print(f"written: {escape(str(output))}", soft_wrap=True)
     return output
@@ -223,7 +229,7 @@ def _tell(record: dict[str, Any], console: Console) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _write(population: Population, after: _Pooled, record: dict[str, Any], output: Path) -> None:
+def _write(population: Population, after: _Pooled, record: dict[str, Any], output: Path, overwrite: bool) -> None:
     grid, pool = population.grid, after.pool
     names = names_of(population.modalities)  # a modality may be called mean
     volumes: dict[str, NDArray] = {
@@ -238,7 +244,7 @@ def _write(population: Population, after: _Pooled, record: dict[str, Any], outpu
             "label_prior": pool.prior(),
             "label_coverage": pool.label_coverage,
         }
-    with replacing_folder(output) as temporary:
+    with replacing_folder(output, overwrite) as temporary:
         for name, volume in volumes.items():
             write_image(volume, grid, temporary / f"{name}.nii.gz")
         if population.labelled:
@@ -246,6 +252,7 @@ def _write(population: Population, after: _Pooled, record: dict[str, Any], outpu
 
             table = pd.DataFrame({"volume": range(len(pool.label_ids)), "label": pool.label_ids})
             table.to_csv(temporary / "label_prior.csv", index=False)
+        record = {**record, FILES: digests_of(temporary)}
         (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 

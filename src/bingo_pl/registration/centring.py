@@ -146,7 +146,7 @@ def read(member: Member) -> Scan:
 def _see(member: Member, row: int, dims: int) -> Seen:
     scan = read(member)
     check_dimensions([scan], dims)
-    volume = len(scan.foreground_indices()) * float(np.prod(scan.grid.spacing[:dims]))
+    volume = scan.foreground_voxels * float(np.prod(scan.grid.spacing[:dims]))
     ids = frozenset[int]() if scan.label is None else frozenset(np.unique(scan.label).tolist())
     return Seen(member, row, round(volume, 3), sha256_of(member.image), ids)
 

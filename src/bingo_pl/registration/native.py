@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bingo_pl import config as settings
-from bingo_pl.alignment.cascade import Outcome, align
+from bingo_pl.alignment.cascade import FINEST, Outcome, align
 from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.similarity import Combined, Experts, Information, Similarity
 from bingo_pl.alignment.transforms import Fields, fields_of
@@ -24,8 +24,8 @@ from bingo_pl.files.affine import Stage, overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import File, Scan, grid_around
 from bingo_pl.registration.findings import findings_of_aligned
-from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of
-from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
+from bingo_pl.registration.registered import Registered, RegisteredGroup
+from bingo_pl.registration.telling import report_verdict, report_way, steps, tell_grid
 from bingo_pl.registration.verdict import Way, judge
 from bingo_pl.training.model import Model
 
@@ -118,8 +118,8 @@ def register_natively(
     Raises:
         BingoError: slices in different planes, or a grid that does not fit in memory.
     """
-    with console.status("aligning") as status:
-        outcome, space = align_scans(scans, model, transform, reference, initial, status.update)
+    with steps("aligning", console) as begin:
+        outcome, space = align_scans(scans, model, transform, reference, initial, begin)
     way = Way.of(outcome)
     report_way(way, [scan.name for scan in scans], outcome.error_mm, console)
 
@@ -129,13 +129,12 @@ def register_natively(
         tell_grid(found, scans[0].title, console)
         return found
 
-    with console.status("resampling"):
+    with steps("placing the images", console):
         members, grid = place_scans(scans, digests, outcome, space, grid_of)
         members = findings_of_aligned(members, model, outcome.plan.coarse_mm)
-        template = mean_of([*members.values()], grid)
     verdict = judge(scans, outcome, [member.belongs for member in members.values()])
     report_verdict(verdict, console)
-    return RegisteredGroup(members, grid, template, File.of(model.path), settings.to_tree(model.config), way, verdict)
+    return RegisteredGroup(members, grid, File.of(model.path), settings.to_tree(model.config), way, verdict)
 
 
 def align_scans(
@@ -157,7 +156,7 @@ def align_scans(
         tell: is told which stage is at work.
     """
     space = Space.of(scans[0])
-    pictures = [space.picture(scan) for scan in scans]
+    pictures = [space.picture(scan).thinned(FINEST) for scan in scans]
     names = [scan.name for scan in scans]
     start = None
     if initial:

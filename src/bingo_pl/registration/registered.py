@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from bingo_pl import __version__
@@ -22,15 +22,19 @@ from bingo_pl.files.affine import Stage
 from bingo_pl.files.fields import forward_and_inverse
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import RECORD
-from bingo_pl.files.resampling import resample_image, resample_labels, to_array
+from bingo_pl.files.resampling import resample_image, resample_labels, resample_voxels, to_array
 from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.series import Series
 from bingo_pl.files.transforms import (
     FieldTransform,
     affine_transform,
+    flat,
     write_image,
+    write_itk,
     write_transform,
 )
+from bingo_pl.files.written import FILES, check_output, digests_of
+from bingo_pl.registration.telling import steps, track
 from bingo_pl.registration.verdict import Verdict, Way
 from bingo_pl.spatial import jacobian_determinant
 
@@ -38,7 +42,13 @@ ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""
 LINEAR_STEP = 16
 """Voxels between the samples of a linear map."""
+LINEAR_MARGIN = 5
+"""Samples of it around the image: programs that interpolate by splines mirror a field at its end, and err there."""
+UNFINISHED = "unfinished"
+"""The folder in the output folder of a streamed group, while there is something to do."""
 MEAN = Path("template") / "mean.nii.gz"
+PAIRWISE = "pairwise"
+"""Each folder in it is the space of one image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +72,10 @@ class Registered:
     """(D, *S) in voxels of `field`, without the affine stage."""
     determinant: NDArray[np.float32]
     """(X, Y, Z) on `field`, of the Jacobian of the forward transform: 1 keeps the volume, below 0 folds."""
-    image: NDArray[np.float32]
-    """Registered; intensities as given."""
-    label: NDArray | None
-    """Registered, ids and dtype as given; None without a label map."""
+    interpolation: str = "linear"
+    """Of its intensities, one of `INTERPOLATIONS`."""
+    continued: bool = False
+    """Beyond its field of view come the intensities of its border, not its least one: those of a series stay alike."""
     reconstruction: NDArray[np.float32] | None = None
     """The decoder's image of the common anatomy in this image's contrast; None for methods without a decoder."""
     uncertainty_mm: NDArray[np.float32] | None = None
@@ -130,10 +140,6 @@ class Registered:
         grid: Grid,
     ) -> Registered:
         determinant = np.linalg.det(stage.affine) * jacobian_determinant(displacement[None])[0].double()
-        image = resample_image(scan.grid.to_sitk(scan.image.numpy()[0]), forward.transform, grid)
-        label = None
-        if scan.label is not None:
-            label = to_array(resample_labels(scan.grid.to_sitk(scan.label), forward.transform, grid))
         return cls(
             scan=scan,
             digests=digests,
@@ -144,9 +150,19 @@ class Registered:
             field=field,
             displacement=displacement,
             determinant=on_grid(determinant, field),
-            image=to_array(image),
-            label=label,
         )
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """(X, Y, Z) registered, intensities as given; resampled when asked for, so that a group takes no memory."""
+        return self.resampled(self.scan.image.numpy()[0], self.forward.transform, self.grid)
+
+    @property
+    def label(self) -> NDArray | None:
+        """(X, Y, Z) registered, ids and dtype as given, resampled when asked for; None without a label map."""
+        if self.scan.label is None:
+            return None
+        return to_array(resample_labels(self.scan.grid.to_sitk(self.scan.label), self.forward.transform, self.grid))
 
     @property
     def folding_percent(self) -> float:
@@ -159,14 +175,15 @@ class Registered:
             return self.determinant
         volume = self.field.to_sitk(self.determinant)
         far = float(np.linalg.det(self.stage.affine))
-        identity = sitk.Transform(3, sitk.sitkIdentity)
-        whole = sitk.Resample(volume, self.grid.blank(), identity, sitk.sitkLinear, far, sitk.sitkFloat32)
-        return to_array(whole)
+        return to_array(resample_image(volume, sitk.Transform(3, sitk.sitkIdentity), self.grid, outside=far))
 
     def unit(self) -> NDArray[np.float32]:
         """(X, Y, Z) registered, intensities from 0 to 1: its part of the template."""
-        unit = self.scan.grid.to_sitk(self.scan.unit.numpy()[0])
-        return to_array(resample_image(unit, self.forward.transform, self.grid))
+        return self.resampled(self.scan.unit.numpy()[0], self.forward.transform, self.grid)
+
+    def resampled(self, voxels: NDArray, transform: sitk.Transform, grid: Grid) -> NDArray[np.float32]:
+        """(X, Y, Z) the image's own voxels on a grid, by a transform of its points to those of the image."""
+        return resample_voxels(voxels, self.scan.grid, transform, grid, self.interpolation, self.continued)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +194,6 @@ class RegisteredGroup:
     """By name, in order: the modality, numbered where there are several images of one."""
     grid: Grid
     """The group grid."""
-    template: NDArray[np.float32]
-    """(X, Y, Z) mean of the registered images, each from 0 to 1."""
     model: File
     settings: Mapping[str, Any]
     way: Way | None = None
@@ -191,33 +206,82 @@ class RegisteredGroup:
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]
 
-    def write(self, folder: Path | str, jacobian: bool = False, console: Console | None = None) -> Path:
-        """Write everything, all or nothing, then ``report.html``.
+    def interpolated(self, interpolation: str) -> RegisteredGroup:
+        """The same group, its images interpolated otherwise, see `INTERPOLATIONS`; those of a series are continued."""
+        how: dict[str, Any] = {"interpolation": interpolation, "continued": self.series is not None}
+        return replace(self, members={name: replace(member, **how) for name, member in self.members.items()})
+
+    @cached_property
+    def template(self) -> NDArray[np.float32]:
+        """(X, Y, Z) mean of the registered images, each from 0 to 1."""
+        template = np.zeros(self.grid.shape, np.float32)
+        for member in self.members.values():
+            template += member.unit() / np.float32(len(self.members))
+        return template
+
+    def write(
+        self,
+        folder: Path | str,
+        jacobian: bool = False,
+        console: Console | None = None,
+        *,
+        pairwise: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write everything, an image at a time, all or nothing, then ``report.html``.
 
         Args:
             folder: must not exist, or be empty.
             jacobian: write the Jacobian determinants too.
             console: where progress is shown.
+            pairwise: write each image on the grid of each other one too, see `write_pairs`.
+            overwrite: the folder may also hold a registration, which is replaced if all of it was written here and has
+                not changed since.
 
         Raises:
             BingoError: the folder is in use or cannot be written.
         """
-        folder = Path(folder).absolute()
         from bingo_pl.report.page import write_report  # Matplotlib, which registering does not need
 
-        console = console or Console(quiet=True)
-        with replacing_folder(folder) as temporary:
+        folder, console = Path(folder).absolute(), console or Console(quiet=True)
+        inputs = [path for member in self.members.values() for path in member.digests]
+        inputs += [] if self.series is None or self.series.source is None else [self.series.source.path]
+        check_output(folder, overwrite, RECORD, inputs)
+        with replacing_folder(folder, overwrite) as temporary:
             write_image(self.template, self.grid, temporary / MEAN)
-            members = track(
-                self.members.values(), "writing", console=console, transient=True, disable=not console.is_terminal
-            )
+            members = track([*self.members.values()], "writing", console)
             entries = [write_member(member, self.grid, temporary, folder, jacobian) for member in members]
             if self.series is not None:
-                images = (member.image for member in self.members.values())
-                self.series.write(images, self.grid, temporary / self.series.registered)
+                self.series.write(temporary, self.grid)
+            if pairwise:
+                for target in self.members.values():
+                    write_pairs(target, [*self.members.values()], temporary / PAIRWISE / target.scan.name)
             write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict, self.series)
-        write_report(folder)
+        with steps("making the report", console):
+            write_report(folder, [member.scan for member in self.members.values()])
         return folder
+
+
+def write_pairs(target: Registered, members: Sequence[Registered], folder: Path) -> None:
+    """Write the other images, label maps and transforms as those of the group are, on an image's own grid.
+
+    ``registered/NAME.nii.gz`` and ``labels/NAME.nii.gz``; ``transforms/NAME.h5`` takes points of the target to those of
+    NAME, in LPS mm, which resamples NAME onto the target.
+
+    Raises:
+        BingoError: a file cannot be written.
+    """
+    grid = target.scan.grid
+    for member in members:
+        if member is target:
+            continue
+        name, transform = member.scan.name, flat([member.forward.transform, target.inverse.transform])
+        write_itk(transform, folder / "transforms" / f"{name}.h5")
+        image = member.resampled(member.scan.image.numpy()[0], transform, grid)
+        write_image(image, grid, folder / "registered" / f"{name}.nii.gz")
+        if member.scan.label is not None:
+            label = resample_labels(member.scan.grid.to_sitk(member.scan.label), transform, grid)
+            write_image(to_array(label), grid, folder / "labels" / f"{name}.nii.gz")
 
 
 def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jacobian: bool) -> dict[str, Any]:
@@ -267,6 +331,7 @@ def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jaco
         "belongs": member.belongs,
         "misnaming": member.misnaming,
         "looks_like": member.looks_like,
+        "interpolation": member.interpolation,
         "error_mm": member.error_mm,
         "agreement": member.agreement,
     }
@@ -303,6 +368,7 @@ def write_record(
         "settings": settings,
         "group": {"shape": grid.shape, "affine_ras_mm": grid.affine.tolist()},
         "images": entries,
+        FILES: digests_of(folder, UNFINISHED, RECORD),
         "alignment": None if way is None else asdict(way),
         "verdict": None if verdict is None else asdict(verdict),
         "series": None if series is None else series.to_tree(),
@@ -320,20 +386,13 @@ def _original(member: Registered, suffix: str, path: Path | None, voxels: NDArra
     return File(final / relative, File.of(folder / relative).sha256)
 
 
-def mean_of(members: Sequence[Registered], grid: Grid) -> NDArray[np.float32]:
-    """(X, Y, Z) the template: the mean of the registered images, each from 0 to 1."""
-    template = np.zeros(grid.shape, np.float32)
-    for member in members:
-        template += member.unit() / len(members)
-    return template
-
-
 def _coarse(grid: Grid) -> Grid:
     """A grid of few voxels that covers another one, on which linear maps are sampled for formats that need it."""
     nodes = [3 if size == 1 else int(np.ceil((size + 1) / LINEAR_STEP)) + 1 for size in grid.shape]
     step = np.array([1.0 if size == 1 else (size + 1) / (n - 1) for size, n in zip(grid.shape, nodes, strict=True)])
-    x, y, z = nodes
-    return grid.part(-np.ones(3), step, (x, y, z))
+    margin = np.where(np.array(grid.shape) == 1, 0, LINEAR_MARGIN)
+    x, y, z = (np.array(nodes) + 2 * margin).tolist()
+    return grid.part(-1 - step * margin, step, (x, y, z))
 
 
 def on_grid(values: Tensor, grid: Grid) -> NDArray[np.float32]:

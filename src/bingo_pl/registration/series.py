@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bingo_pl import config as settings
-from bingo_pl.alignment.cascade import Outcome, Stage
+from bingo_pl.alignment.cascade import FINEST, Outcome, Stage
 from bingo_pl.alignment.optimisation import KINDS
 from bingo_pl.alignment.series import align_series
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.files.affine import Stage as Placed
 from bingo_pl.files.affine import overlap
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import resample_image, to_array
 from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.series import Series
 from bingo_pl.registration.native import Space, native_grid, place_scans, similarity_of
-from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of
-from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
+from bingo_pl.registration.registered import Registered, RegisteredGroup
+from bingo_pl.registration.telling import report_verdict, report_way, steps, tell_grid
 from bingo_pl.registration.verdict import Way, judge_series
 from bingo_pl.training.model import Model
 
@@ -110,23 +109,22 @@ def register_series(
 
     space = Space.of(scans[0])
     planar = model.dims == 2 and scans[0].dims == 3
-    with console.status("aligning") as status:
+    with steps("aligning", console) as begin:
         if planar:
             chosen = [z for z in range(scans[0].grid.shape[2]) if _shows(scans, z)]
             outcomes = [
-                align(_slices(scans, z), lambda text, z=z: status.update(f"slice {z}: {text}"))  # type: ignore[misc]
+                align(_slices(scans, z), lambda text, z=z: begin(f"slice {z}: {text}"))  # type: ignore[misc]
                 for z in chosen
             ]
         else:
-            outcomes = [align([space.picture(scan) for scan in scans], status.update)]
+            outcomes = [align([space.picture(scan).thinned(FINEST) for scan in scans], begin)]
     aligned = Aligned.of(outcomes)
     report_way(aligned.way, series.names, aligned.error_mm, console)
-    with console.status("resampling"):
+    with steps("placing the images", console):
         if planar:
             members, grid = _place_slices(scans, digests, dict(zip(chosen, outcomes, strict=True)), grid_of)
         else:
             members, grid = place_scans(scans, digests, outcomes[0], space, grid_of)
-        template = mean_of([*members.values()], grid)
     verdict, belongs = judge_series(scans, aligned.error_mm, aligned.agreement, aligned.unexplained, outcomes[0].plan)
     found = {
         name: replace(member, belongs=fits, error_mm=error, agreement=agreement)
@@ -136,13 +134,7 @@ def register_series(
     }
     report_verdict(verdict, console)
     way, model_file = aligned.way, File.of(model.path)
-    return RegisteredGroup(found, grid, template, model_file, settings.to_tree(model.config), way, verdict, series)
-
-
-def _continued(member: Registered) -> NDArray[np.float32]:
-    """The registered image, continued beyond its field of view, lest its border change from volume to volume."""
-    image = member.scan.grid.to_sitk(member.scan.image.numpy()[0])
-    return to_array(resample_image(image, member.forward.transform, member.grid, continued=True))
+    return RegisteredGroup(found, grid, model_file, settings.to_tree(model.config), way, verdict, series)
 
 
 def _shows(scans: Sequence[Scan], z: int) -> bool:

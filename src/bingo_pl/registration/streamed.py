@@ -32,17 +32,24 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.data_modules.reading import read_voxels
 from bingo_pl.device import full_precision
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
+from bingo_pl.files.resampling import check_interpolation
 from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.series import Series, Values, find, split
 from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
-from bingo_pl.registration.registered import MEAN, ORIGINALS, Registered, write_member, write_record
-from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
+from bingo_pl.registration.registered import (
+    MEAN,
+    ORIGINALS,
+    UNFINISHED,
+    Registered,
+    write_member,
+    write_record,
+)
+from bingo_pl.registration.telling import steps, tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.estimate import READ, FileCosts
 from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
@@ -50,8 +57,6 @@ from bingo_pl.streaming.stream import StreamedRegistration, register_stream
 from bingo_pl.streaming.workspace import Plan, claim
 from bingo_pl.training.model import Model
 
-UNFINISHED = "unfinished"
-"""The folder in the output folder, while there is something to do."""
 VOLUMES, PLACEMENTS, SWEEPS, OUTPUTS = "volumes", "placements", "sweeps", "outputs"
 REMOVED = ".unfinished.tmp"
 """What it is called while it is removed."""
@@ -66,6 +71,7 @@ def register_files(
     checkpoint: Path | None = None,
     *,
     affine: str = "auto",
+    interpolation: str = "linear",
     jacobian: bool = False,
     device: str = "auto",
     values: Values | None = None,
@@ -81,6 +87,7 @@ def register_files(
             as it is given, comes on top.
         checkpoint: of a trained BInGo network, which must know every modality; None for the ready model.
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
+        interpolation: see `bingo_pl.register`.
         jacobian: write the Jacobian determinants too.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         values: of the volumes of a 4D file, see `bingo_pl.register`.
@@ -95,9 +102,11 @@ def register_files(
             or settings.
     """
     output = output.absolute()
+    check_interpolation(interpolation)
+    console = console or Console(quiet=True)
     with held(output):
         return _register(
-            members, output, memory_bytes, checkpoint, affine, jacobian, device, values, console or Console(quiet=True)
+            members, output, memory_bytes, checkpoint, affine, interpolation, jacobian, device, values, console
         )
 
 
@@ -107,6 +116,7 @@ def _register(
     memory_bytes: int,
     checkpoint: Path | None,
     affine: str,
+    interpolation: str,
     jacobian: bool,
     device: str,
     values: Values | None,
@@ -130,14 +140,14 @@ def _register(
     stages = [placement.stage for placement in placements]
     tell_overlaps([member.image for member in members], stages, console)
     tell_grid(grid, members[0].image, console)
-    claim(work / OUTPUTS, _plan(members, file, affine, jacobian))
+    claim(work / OUTPUTS, _plan(members, file, affine, interpolation, jacobian))
     source = FileSource(members, model, grid, [stage.affine for stage in stages])
-    with console.status("registering"):
+    with steps("registering", console):
         result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
-    entries = _write_images(members, names, stages, grid, result, output, jacobian, console)
+    continued = series is not None
+    entries = _write_images(members, names, stages, grid, result, output, interpolation, continued, jacobian, console)
     if series is not None:
-        images = (read_voxels(output / "registered" / f"{name}.nii.gz")[0].reshape(grid.shape) for name in names)
-        series.write(images, grid, output / series.registered)
+        series.write(output, grid)
     write_record(output, file, settings.to_tree(model.config), grid, entries, series=series)
     console.print(
         "not done for a streamed group: refinement, uncertainty, reconstructions, what does not fit the group or its "
@@ -165,7 +175,7 @@ def probe_files(members: Sequence[Member], model: Model, memory_bytes: int) -> F
         result = register_stream(model.bingo, source, memory_bytes)
         start = time.perf_counter()
         names = names_of(member.modality for member in first)
-        _write_images(first, names, stages, grid, result, output, False, Console(quiet=True))
+        _write_images(first, names, stages, grid, result, output, "linear", False, False, Console(quiet=True))
         seconds += time.perf_counter() - start
         shutil.rmtree(output / UNFINISHED)
         written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -195,8 +205,13 @@ def _volumes(series: Series, member: Member, affine: str, work: Path, output: Pa
     return [replace(member, image=path) for path in split(series, output / ORIGINALS)]
 
 
-def _plan(members: Sequence[Member], model: File, affine: str, jacobian: bool) -> Plan:
-    chosen = {"model": model.sha256, "affine stage": affine, "Jacobians": str(jacobian)}
+def _plan(members: Sequence[Member], model: File, affine: str, interpolation: str, jacobian: bool) -> Plan:
+    chosen = {
+        "model": model.sha256,
+        "affine stage": affine,
+        "interpolation": interpolation,
+        "Jacobians": str(jacobian),
+    }
     return Plan(chosen, [identity(member) for member in members])
 
 
@@ -207,6 +222,8 @@ def _write_images(
     grid: Grid,
     result: StreamedRegistration,
     output: Path,
+    interpolation: str,
+    continued: bool,
     jacobian: bool,
     console: Console,
 ) -> list[dict[str, Any]]:
@@ -223,6 +240,7 @@ def _write_images(
         member = members[i]
         scan = read_scan(names[i], member.modality, member.image, member.mask, member.label)
         registered = Registered.of(scan, scan.digests(), stages[i], *result.both(i), grid)
+        registered = replace(registered, interpolation=interpolation, continued=continued)
         entry = write_member(registered, grid, output, output, jacobian)
         sealed.write_json(kept, {"entry": entry, "files": _digests(names[i], output)})
         if i >= done:

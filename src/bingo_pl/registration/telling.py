@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,15 +14,35 @@ from rich.markup import escape
 
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
+from bingo_pl.files.record import FAIL, PASS, WARN
 from bingo_pl.files.scans import Scan, describe
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
+LOG = logging.getLogger("bingo_pl")
 
 
 def track(items: Sequence[Item], description: str, console: Console) -> Iterable[Item]:
-    """The items, with a progress bar in a terminal."""
+    """The items, with a progress bar in a terminal and a line of the log."""
+    LOG.info(f"{description}: {len(items)}")
     return progress.track(items, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def steps(first: str, console: Console) -> Iterator[Callable[[str], None]]:
+    """A status line in a terminal, and a line of the log (``--verbose``) for each step.
+
+    Yields:
+        What begins the next step.
+    """
+    with console.status(first) as status:
+
+        def begin(step: str) -> None:
+            status.update(step)
+            LOG.info(step)
+
+        begin(first)
+        yield begin
 
 
 def tell_overlap(first: Scan, scan: Scan, stage: Stage, console: Console) -> None:
@@ -92,7 +114,7 @@ def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], consol
 
 def report_verdict(verdict: Verdict, console: Console) -> None:
     """What the figures say of the result."""
-    style = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}[verdict.level]
+    style = {PASS: "bold green", WARN: "bold yellow", FAIL: "bold red"}[verdict.level]
     console.print(verdict.level.upper(), style=style)
     for reason in verdict.reasons:
         console.print("-", style=style, end=" ")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bingo_pl.alignment.cascade import DOUBTFUL, UNLIKE, Outcome, Plan, Stage
+from bingo_pl.files.record import FAIL, PASS, WARN
 from bingo_pl.files.scans import Scan
 
-PASS, WARN, FAIL = "pass", "warn", "fail"
 UNEXPLAINED, EXPLAINED = 0.8, 0.5
 """Share of a series' image that the others do not explain, above which it shows something else, and up to which an
 image, or half of them, show enough to be judged."""
@@ -44,7 +44,7 @@ class Verdict:
     """What the figures say of a result."""
 
     level: str = PASS
-    """``pass``, ``warn`` or ``fail``."""
+    """One of `bingo_pl.files.record.LEVELS`."""
     reasons: Sequence[str] = field(default_factory=tuple)
     """In words, the gravest first."""
 

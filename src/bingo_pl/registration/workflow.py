@@ -15,6 +15,7 @@ from bingo_pl.device import full_precision
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation import uncertainty
 from bingo_pl.files.affine import MODES, affine_stage
+from bingo_pl.files.resampling import check_interpolation
 from bingo_pl.files.scans import (
     File,
     Images,
@@ -33,9 +34,17 @@ from bingo_pl.registration.choices import REFINE, REFINED_UP_TO, TRANSFORMS
 from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.native import register_natively
-from bingo_pl.registration.registered import Registered, RegisteredGroup, mean_of, on_grid
+from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
 from bingo_pl.registration.series import register_series, slices_apart
-from bingo_pl.registration.telling import tell_grid, tell_overlap, track, warn_of_misfit, warn_of_name, warn_of_one
+from bingo_pl.registration.telling import (
+    steps,
+    tell_grid,
+    tell_overlap,
+    track,
+    warn_of_misfit,
+    warn_of_name,
+    warn_of_one,
+)
 from bingo_pl.seeding import generator
 from bingo_pl.training.model import Model
 
@@ -56,6 +65,7 @@ def register(
     spacing_mm: float | None = None,
     like: Source | None = None,
     values: Values | None = None,
+    interpolation: str = "linear",
     affine: str | None = None,
     refine: int | None = None,
     device: str = "auto",
@@ -80,6 +90,8 @@ def register(
         like: an image whose grid the registered images get instead.
         values: what differs between the volumes of a 4D image, which is a group of its own: inversion times, b-values;
             or a text file of them, e.g. FSL's ``.bval``. Its volumes are named by them; None: by their index.
+        interpolation: of the registered images: ``linear``, ``bspline`` (cubic), ``lanczos`` or ``nearest``. All but
+            the last are smoothed first where the voxels of the group grid are larger than theirs.
         affine: with ``network``: ``auto`` (None), ``always`` or ``never``, see `bingo_pl.files.affine`.
         refine: with ``network``: steps of optimisation for this group after the network's result; 0 for none. None:
             `REFINE` steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
@@ -94,6 +106,7 @@ def register(
     if transform is None:
         transform = "auto" if affine is None and refine is None else "network"
     _check_choices(transform, affine, refine, reference, initial, spacing_mm, like)
+    check_interpolation(interpolation)
     masks, labels = masks or {}, labels or {}
     series, pairs = unfold(as_pairs(images), values)
     if series is None:
@@ -125,7 +138,8 @@ def register(
         check_dimensions(scans, model.dims)
     frame = None if like is None else read_scan("like", "like", like, None, None).grid
     if series is not None and transform != "network":
-        return register_series(series, scans, digests, transform, reference, spacing_mm, frame, model, console)
+        group = register_series(series, scans, digests, transform, reference, spacing_mm, frame, model, console)
+        return group.interpolated(interpolation)
     if transform == "network":
         group = _by_network(scans, digests, affine or "auto", model, console)
     else:
@@ -137,7 +151,7 @@ def register(
             warn_of_misfit(member.scan, console)
         if member.looks_like is not None:
             warn_of_name(member.scan, member.looks_like, console)
-    return group
+    return group.interpolated(interpolation)
 
 
 def _check_choices(
@@ -195,7 +209,7 @@ def _by_network(
     tell_grid(grid, scans[0].title, console)
     sampled = [scan.sampled(affine, grid) for scan, affine in zip(scans, affines, strict=True)]
     batch = to_batch(sampled, scans, grid, model).to(model.device)
-    with torch.no_grad(), console.status("registering"):
+    with torch.no_grad(), steps("registering", console):
         result = model.registrar(batch)
     draws = generator("uncertainty", device=model.device)
     deviations = uncertainty.displacement_uncertainty(model.registrar, batch, result, UNCERTAINTY_SAMPLES, draws)
@@ -206,6 +220,5 @@ def _by_network(
         own = None if deviations is None else on_grid(deviations[0, i], grid)
         members.append(replace(Registered.of(scan, digests, stage, u, v, grid), uncertainty_mm=own))
     members = with_findings(members, model, batch, result, grid)
-    template = mean_of(members, grid)
     named = {member.scan.name: member for member in members}
-    return RegisteredGroup(named, grid, template, File.of(model.path), settings.to_tree(model.config))
+    return RegisteredGroup(named, grid, File.of(model.path), settings.to_tree(model.config))

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy.ndimage import binary_fill_holes
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform, binary_fill_holes
 from torch import Tensor
 
-from bingo_pl.data_modules.preprocess import PERCENTILES, foreground
-from bingo_pl.data_modules.reading import read_image, read_voxels
+from bingo_pl.data_modules.reading import read_voxels
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.figures import views
@@ -26,7 +27,9 @@ from bingo_pl.figures.views import Plane
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.record import Entry, Record, read_record
 from bingo_pl.files.resampling import resample_image, resample_labels
-from bingo_pl.files.transforms import affine_transform, read_transform, sampled_displacement
+from bingo_pl.files.scans import Scan, read_scan
+from bingo_pl.files.transforms import affine_transform as linear_transform
+from bingo_pl.files.transforms import read_transform, sampled_displacement
 
 MAX_PICTURED = 8
 """Images of which pictures are drawn: of larger groups those whose figures are worst."""
@@ -102,26 +105,36 @@ class Story:
     compared_labels: int
 
 
-def read_story(folder: Path) -> Story:
-    """Read what ``bingo register`` wrote.
+def read_story(folder: Path, scans: Sequence[Scan] = ()) -> Story:
+    """Read what ``bingo register`` wrote, an image at a time.
+
+    Args:
+        folder: where it is.
+        scans: originals that are in memory, which are not read again.
 
     Raises:
         BingoError: it is no finished registration, a file of it is damaged, or an original is gone or has changed.
     """
     record = read_record(folder)
+    known = {scan.name: scan for scan in scans}
     for entry in record.entries:
-        entry.check_original()
-    reader = _Reader.of(record)
+        if entry.name not in known:
+            entry.check_original()
+    reader = _Reader.of(record, known)
     entries = record.worst_first
     pictured = entries[:MAX_PICTURED]
     cuts: dict[str, list[Pair]] = {}
     totals = [(torch.zeros(plane.shape), torch.zeros(plane.shape)) for plane in reader.planes]
+    labelled = [entry.name for entry in entries if entry.label is not None][:MAX_LABELLED]
+    labels: dict[str, Pair] = {}
     for entry in entries:
-        own = reader.images(entry)
+        scan = reader.scan(entry)
+        own = reader.images(entry, scan)
         totals = [(b + before, a + after) for (b, a), (before, after) in zip(totals, own, strict=True)]
         if entry in pictured:
             cuts[entry.name] = own
-    labels = {e.name: reader.labels(e) for e in [e for e in entries if e.label is not None][:MAX_LABELLED]}
+        if entry.name in labelled:
+            labels[entry.name] = reader.labels(entry, scan)
     rows = []
     for rank, entry in enumerate(entries, start=1):
         uncertainty, picture = reader.uncertainty(entry), None
@@ -144,14 +157,21 @@ class _Reader:
     """Reads the files of one folder onto the display grid."""
 
     record: Record
-    grid: Grid
+    scans: Mapping[str, Scan]
+    """By name, those originals that are in memory."""
+    display: _Display
     planes: Sequence[Plane]
     foreground: Tensor
     """(*S) bool, of the whole group."""
 
+    @property
+    def grid(self) -> Grid:
+        return self.display.grid
+
     @classmethod
-    def of(cls, record: Record) -> _Reader:
-        mean = _displayed(record, "template/mean.nii.gz")
+    def of(cls, record: Record, scans: Mapping[str, Scan]) -> _Reader:
+        display = _Display.of(record)
+        mean = display.read("template/mean.nii.gz")
         inside = mean > FOREGROUND_SHARE * float(np.percentile(mean.numpy(), 99))
         inside = torch.from_numpy(binary_fill_holes(inside.squeeze().numpy())).reshape(mean.shape)
         if not inside.any():
@@ -160,41 +180,41 @@ class _Reader:
         planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
         if not planes:
             raise BingoError(f"the group grid of {record.folder} is a line of voxels; there is no plane to show")
-        return cls(record, _display_grid(record.group), planes, inside)
+        return cls(record, scans, display, planes, inside)
 
-    def images(self, entry: Entry) -> list[Pair]:
-        """The image in each plane, from 0 to 1 by the `PERCENTILES` of its original's foreground."""
-        original = read_image(entry.path)
-        low, high = np.percentile(original.numpy()[foreground(original.data).numpy()], PERCENTILES)
-        grid = Grid(original.spatial_shape, original.affine)
-        before = resample_image(grid.to_sitk(original.numpy()[0]), self._start(entry), self.grid)
-        volumes = _tensor(before), _displayed(self.record, f"registered/{entry.name}.nii.gz")
-        unit = [((volume - low) / max(high - low, 1e-12)).clamp(0, 1).float() for volume in volumes]
-        return [(plane.cut(unit[0]), plane.cut(unit[1])) for plane in self.planes]
+    def scan(self, entry: Entry) -> Scan:
+        """The original with its label map."""
+        return self.scans.get(entry.name) or read_scan(entry.name, entry.modality, entry.path, None, entry.label)
 
-    def labels(self, entry: Entry) -> Pair:
+    def images(self, entry: Entry, scan: Scan) -> list[Pair]:
+        """The image in each plane, from 0 to 1 by its original's `Window`."""
+        before = _tensor(resample_image(scan.grid.to_sitk(scan.unit.numpy()[0]), self._start(entry), self.grid))
+        low, high = scan.window.low, scan.window.high
+        after = ((self.display.read(f"registered/{entry.name}.nii.gz") - low) / (high - low)).clamp(0, 1).float()
+        return [(plane.cut(before), plane.cut(after)) for plane in self.planes]
+
+    def labels(self, entry: Entry, scan: Scan) -> Pair:
         """The label map (*S) int32."""
-        assert entry.label is not None
-        data, affine = read_voxels(entry.label)
-        original = Grid(data.shape, affine).to_sitk(np.rint(data).astype(np.int32))
+        assert scan.label is not None
+        original = scan.grid.to_sitk(scan.label.astype(np.int32))
         before = resample_labels(original, self._start(entry), self.grid)
-        return _tensor(before), _displayed(self.record, f"labels/{entry.name}.nii.gz").round().int()
+        return _tensor(before), self.display.read(f"labels/{entry.name}.nii.gz", nearest=True).round().int()
 
     def _start(self, entry: Entry) -> sitk.Transform:
         """Where the image was before: as its header has it, or, of the network alone, after its affine stage."""
-        return affine_transform(entry.stage if self.record.kept is None else np.eye(4))
+        return linear_transform(entry.stage if self.record.kept is None else np.eye(4))
 
     def uncertainty(self, entry: Entry) -> Tensor | None:
         """(*S) mm, NaN outside the group's foreground."""
         file = f"uncertainty/{entry.name}.nii.gz"
         if not (self.record.folder / file).exists():
             return None
-        return torch.where(self.foreground, _displayed(self.record, file), torch.nan)
+        return torch.where(self.foreground, self.display.read(file), torch.nan)
 
     def displacement(self, entry: Entry) -> Tensor:
         """(3, *S) in voxels of the display grid, without the affine stage."""
         forward = read_transform(self.record.folder / "transforms" / f"{entry.name}_forward.h5")
-        back = affine_transform(np.linalg.inv(entry.stage))
+        back = linear_transform(np.linalg.inv(entry.stage))
         whole = sitk.CompositeTransform([back, forward])  # the last one is applied first
         to_voxels = np.linalg.inv((LPS @ self.grid.affine)[:3, :3])
         return torch.from_numpy(np.einsum("ij,xyzj->ixyz", to_voxels, sampled_displacement(whole, self.grid))).float()
@@ -222,7 +242,7 @@ class _Reader:
         log_jacobian = self._log_jacobian(displacement)
         template = f"template/{entry.name}.nii.gz"
         reconstructed = (self.record.folder / template).exists()
-        reconstruction = _displayed(self.record, template) if reconstructed else None
+        reconstruction = self.display.read(template) if reconstructed else None
         outlines = self._outlines(entry.name, labels)
         sights = [
             Sight(
@@ -262,38 +282,52 @@ class _Reader:
         return outlines
 
 
-def _displayed(record: Record, file: str) -> Tensor:
-    """A volume of the folder (*S) on the display grid.
+@dataclass(frozen=True, eq=False)
+class _Display:
+    """Brings volumes of a folder onto the display grid."""
 
-    Raises:
-        BingoError: it is missing or damaged, or not on the group grid.
-    """
-    data, affine = read_voxels(record.folder / file)
-    if data.shape != record.group.shape or not np.allclose(affine, record.group.affine, atol=1e-3):
-        raise BingoError(
-            f"{record.folder / file}: is not on the group grid of registration.json. Leave the files of a registration "
-            "as they are, or register again"
-        )
-    whole = record.group.to_sitk(data.astype(np.float32))
-    grid = _display_grid(record.group)
-    if np.prod(grid.shape) == data.size:
-        return _tensor(sitk.DICOMOrient(whole, "LPS"))
-    how = sitk.sitkNearestNeighbor if file.startswith("labels/") else sitk.sitkLinear
-    return _tensor(sitk.Resample(whole, grid.blank(), sitk.Transform(3, sitk.sitkIdentity), how, float(data.min())))
+    record: Record
+    orientation: NDArray[np.float64]
+    """Of the group's axes, to left, posterior and superior."""
+    step: NDArray[np.float64]
+    """(3,) voxels of the group from one of the display grid to the next."""
+    first: NDArray[np.float64]
+    """(3,) where the first one is."""
+    grid: Grid
 
+    @classmethod
+    def of(cls, record: Record) -> _Display:
+        """The group grid, its axes turned; coarser where pictures cannot show it all."""
+        orientation = record.group.orientation_towards("LPS")
+        turned = record.group.turned(orientation)
+        extent = np.multiply(turned.shape, turned.spacing)
+        finest = max(float(extent.max()) / MAX_ACROSS, float(turned.spacing.min()))
+        step = np.maximum(finest / turned.spacing, 1.0)
+        shape = np.maximum(np.floor(np.array(turned.shape) / step + 1e-6), 1).astype(int)
+        first = (np.array(turned.shape) - 1) / 2 - step * (shape - 1) / 2
+        x, y, z = shape.tolist()
+        return cls(record, orientation, step, first, turned.part(first, step, (x, y, z)))
 
-def _display_grid(group: Grid) -> Grid:
-    """The group grid, its axes turned to left, posterior and superior; coarser where pictures cannot show it all."""
-    turned = Grid.of(sitk.DICOMOrient(group.blank(), "LPS"))
-    extent = np.multiply(turned.shape, turned.spacing)
-    finest = max(float(extent.max()) / MAX_ACROSS, float(turned.spacing.min()))
-    step = np.maximum(finest / turned.spacing, 1.0)
-    shape = np.maximum(np.floor(np.array(turned.shape) / step + 1e-6), 1).astype(int)
-    if (shape == turned.shape).all():
-        return turned
-    first = (np.array(turned.shape) - 1) / 2 - step * (shape - 1) / 2
-    x, y, z = shape.tolist()
-    return turned.part(first, step, (x, y, z))
+    def read(self, file: str, nearest: bool = False) -> Tensor:
+        """A volume of the folder (*S) on the display grid.
+
+        Raises:
+            BingoError: it is missing or damaged, or not on the group grid.
+        """
+        path, group = self.record.folder / file, self.record.group
+        data, affine = read_voxels(path)
+        if data.shape != group.shape or not np.allclose(affine, group.affine, atol=1e-3):
+            raise BingoError(
+                f"{path}: is not on the group grid of registration.json. Leave the files of a registration as they "
+                "are, or register again"
+            )
+        turned = nib.orientations.apply_orientation(data, self.orientation)
+        if self.grid.shape != turned.shape:
+            shown = turned if nearest else turned.astype(np.float32, copy=False)
+            turned = affine_transform(
+                shown, self.step, self.first, self.grid.shape, order=int(not nearest), mode="nearest"
+            )
+        return torch.from_numpy(np.ascontiguousarray(turned, np.float32))
 
 
 def _tensor(image: sitk.Image) -> Tensor:

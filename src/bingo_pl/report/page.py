@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from bingo_pl.atomic import check_place, replacing
+from bingo_pl.files.scans import Scan
 from bingo_pl.report import pictures as report_pictures
 from bingo_pl.report.data import Pictured, Row, Story, read_story
 from bingo_pl.report.pictures import Drawing, Scales
@@ -52,10 +54,14 @@ pre { font-size: .8em; overflow-x: auto; }
 """.strip()
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, scans: Sequence[Scan] = ()) -> Path:
     """Write ``report.html`` into a folder of ``bingo register``, whole or not at all.
 
-    Reads only what is in the folder and the original files that ``registration.json`` names.
+    Reads only what is in the folder and the original files that ``registration.json`` names, an image at a time.
+
+    Args:
+        folder: the registration.
+        scans: originals that are in memory, which are not read again.
 
     Returns:
         The page's path.
@@ -65,7 +71,7 @@ def write_report(folder: Path) -> Path:
     """
     path = folder / FILE
     check_place(path)
-    story = read_story(folder)
+    story = read_story(folder, scans)
     with replacing(path) as temporary:
         temporary.write_text(_page(story), encoding="utf-8")
     return path

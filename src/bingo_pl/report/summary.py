@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bingo_pl.files.record import FAIL, PASS
 from bingo_pl.report.data import Row, Story
 
 FOLDING_LIMIT = 0.1
@@ -63,9 +64,9 @@ def _of_alignment(story: Story, head: str, items: str, kind: str) -> tuple[str, 
     errors = [entry.error_mm for entry in record.entries if entry.error_mm is not None]
     kept = f"Kept: {escape(record.kept or '')} maps."
     error = f" Predicted error: {number(min(errors))} to {number(max(errors))} mm." if errors else ""
-    if record.verdict == "pass":
+    if record.verdict == PASS:
         return f"{head} {kept}{error}", items, kind
-    word = "FAIL: not to be used as it is." if record.verdict == "fail" else "WARN: look closer before it is used."
+    word = "FAIL: not to be used as it is." if record.verdict == FAIL else "WARN: look closer before it is used."
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in record.reasons)
     return f"{word} {kept}{error}", f"<ul>{reasons}</ul>{items}", "suspect"
 
