@@ -13,7 +13,7 @@ from bingo_pl import data_modules
 ORDER = (
     ("errors", "memory", "regular", "seeding", "sealed"),
     ("spatial",),
-    ("atomic", "batch", "config", "crashes", "csv_files", "device", "names", "plugins", "signals"),
+    ("atomic", "batch", "config", "crashes", "csv_files", "device", "messages", "names", "plugins", "signals"),
     ("locking", "misalign", "methods"),
     ("alignment",),
     ("data_modules",),
@@ -22,6 +22,7 @@ ORDER = (
     ("training", "report"),
     ("comparison", "streaming", "sweeps"),
     ("registration",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

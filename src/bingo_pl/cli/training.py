@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,15 +20,9 @@ def train(
 
     Without data.root, EXPERIMENT's phantom preset is trained on the embedded synthetic cohort.
     """
-    from bingo_pl import config as settings
-    from bingo_pl.sweeps.trials import trial_name
-    from bingo_pl.training import experiment
-    from bingo_pl.training.continuation import train_or_continue
+    from bingo_pl import api
 
-    name = settings.with_data(name, overrides or ())
-    config = settings.load(name, overrides or ())
-    config = dataclasses.replace(config, name=config.name or trial_name(os.environ) or Path(name).stem)
-    (train_or_continue if go_on else experiment.train)(config, console)
+    api.train(name, overrides or (), resume=go_on, console=console)
 
 
 def resume(

@@ -38,6 +38,8 @@ ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""
 LINEAR_STEP = 16
 """Voxels between the samples of a linear map."""
+SHOWN = 8
+"""Images of a group that it prints."""
 MEAN = Path("template") / "mean.nii.gz"
 
 
@@ -83,6 +85,12 @@ class Registered:
     """Predicted, see `bingo_pl.alignment.error`; None where the network alone registered."""
     agreement: float | None = None
     """Of its experts with the others', at most 1; None where the network alone registered."""
+
+    def __repr__(self) -> str:
+        error = "" if self.error_mm is None else f", predicted error {self.error_mm:.2g} mm"
+        doubt = ", does not fit the others" if self.belongs is False else ""
+        doubt += "" if self.looks_like is None else f", looks like {self.looks_like}"
+        return f"{self.scan.name} ({self.scan.title}): folding {self.folding_percent:.2g} %{error}{doubt}"
 
     @classmethod
     def linear(cls, scan: Scan, digests: Mapping[Path, str], stage: Stage, grid: Grid) -> Registered:
@@ -187,6 +195,15 @@ class RegisteredGroup:
     """What the figures say of the result; None where the network alone registered."""
     series: Series | None = None
     """The 4D image whose volumes these are, if they are; written as one again."""
+
+    def __repr__(self) -> str:
+        """At most ten lines."""
+        verdict = "" if self.verdict is None else f"; {self.verdict.level.upper()}"
+        kept = "network" if self.way is None else self.way.kept
+        lines = [f"{len(self.members)} images registered ({kept}) on {self.grid}{verdict}"]
+        lines += [f"- {member!r}" for member in [*self.members.values()][:SHOWN]]
+        more = len(self.members) - SHOWN
+        return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines)
 
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]

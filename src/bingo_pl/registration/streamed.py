@@ -33,7 +33,7 @@ from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.data_modules.reading import read_voxels
-from bingo_pl.device import full_precision
+from bingo_pl.device import isolated
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
@@ -41,6 +41,7 @@ from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.series import Series, Values, find, split
 from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
+from bingo_pl.messages import doing
 from bingo_pl.registration.registered import MEAN, ORIGINALS, Registered, write_member, write_record
 from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.streaming import sealed
@@ -58,7 +59,7 @@ REMOVED = ".unfinished.tmp"
 WAYS = ("forward", "inverse")
 
 
-@full_precision()
+@isolated()
 def register_files(
     members: Sequence[Member],
     output: Path,
@@ -132,7 +133,7 @@ def _register(
     tell_grid(grid, members[0].image, console)
     claim(work / OUTPUTS, _plan(members, file, affine, jacobian))
     source = FileSource(members, model, grid, [stage.affine for stage in stages])
-    with console.status("registering"):
+    with doing("registering", console):
         result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
     entries = _write_images(members, names, stages, grid, result, output, jacobian, console)
     if series is not None:

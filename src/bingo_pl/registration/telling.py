@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,14 +13,19 @@ from rich.markup import escape
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, describe
+from bingo_pl.messages import report, warn
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
 
 
-def track(items: Sequence[Item], description: str, console: Console) -> Iterable[Item]:
-    """The items, with a progress bar in a terminal."""
-    return progress.track(items, description, console=console, transient=True, disable=not console.is_terminal)
+def track(items: Sequence[Item], description: str, console: Console) -> Iterator[Item]:
+    """The items, with a progress bar in a terminal, reported to who listens."""
+    hidden = not console.is_terminal
+    for number, item in enumerate(progress.track(items, description, console=console, transient=True, disable=hidden)):
+        report(description, number / len(items))
+        yield item
+    report(description, 1.0)
 
 
 def tell_overlap(first: Scan, scan: Scan, stage: Stage, console: Console) -> None:
@@ -48,29 +53,28 @@ def tell_grid(grid: Grid, first: Path, console: Console) -> None:
 
 def warn_of_one(title: Path, console: Console) -> None:
     """A group of one image."""
-    console.print(
-        f"[bold yellow]warning:[/] {escape(str(title))} is the only image: there is nothing to register it to, and it "
-        "stays where it is. Name two images or more",
-        soft_wrap=True,
+    warn(
+        f"{title} is the only image: there is nothing to register it to, and it stays where it is. Name two images or "
+        "more",
+        console,
     )
 
 
 def warn_of_misfit(scan: Scan, console: Console) -> None:
     """An image that does not belong to its group."""
-    console.print(
-        f"[bold yellow]warning:[/] {escape(scan.name)} ({escape(str(scan.title))}) does not fit the others: another "
-        "patient, another sequence, upside down, or registration failed. Look at it in the report",
-        soft_wrap=True,
+    warn(
+        f"{scan.name} ({scan.title}) does not fit the others: another patient, another sequence, upside down, or "
+        "registration failed. Look at it in the report",
+        console,
     )
 
 
 def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
     """An image that looks like another modality than it was given as."""
-    console.print(
-        f"[bold yellow]warning:[/] {escape(scan.name)} ({escape(str(scan.title))}) was given as "
-        f"{escape(scan.modality)} but looks like {escape(looks_like)}, by its contrast beside the others. If it is "
-        f"one, register again and give it as {escape(looks_like)}",
-        soft_wrap=True,
+    warn(
+        f"{scan.name} ({scan.title}) was given as {scan.modality} but looks like {looks_like}, by its contrast beside "
+        f"the others. If it is one, register again and give it as {looks_like}",
+        console,
     )
 
 

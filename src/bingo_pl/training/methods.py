@@ -21,6 +21,7 @@ from bingo_pl.methods.bingo import Bingo, Taught
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.training.provenance import read_weights
 from bingo_pl.training.weights import fill
 
 POINTS = {2: 1_500, 3: 6_000}
@@ -108,6 +109,17 @@ def restored(config: Config, weights: Mapping[str, Tensor], source: Path) -> Reg
         registrar = build(config)
     fill(registrar, weights, source)
     return registrar.eval()
+
+
+def read_trained(checkpoint: Path) -> tuple[Registrar, Config]:
+    """The trained method of a run's checkpoint, in evaluation mode, on the CPU, and its settings.
+
+    Raises:
+        BingoError: no such file, not a checkpoint of this project, or damaged.
+    """
+    config, weights = read_weights(checkpoint)
+    own = {name.removeprefix("registrar."): tensor for name, tensor in weights.items()}
+    return restored(config, own, checkpoint), config
 
 
 def trainable(registrar: Registrar) -> bool:
