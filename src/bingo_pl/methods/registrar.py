@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
 
 class Registrar(nn.Module, ABC):
     """A groupwise registration method."""
+
+    own_terms: ClassVar[tuple[str, ...]] = ()
+    """Terms of its loss that no method of ours has; each has the weight ``weights.<name>``, 0 where it is not set."""
 
     @abstractmethod
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> Registration:

@@ -42,7 +42,7 @@ from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import RegistrationTask
 from bingo_pl.training.weights import check_resumable, fill
 
-FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
+FIXED_BY_NETWORK = ("method", "model.", "own.", "data.modalities")
 FIXED_BY_RUN = (
     "name",
     "runs",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,7 @@ class RegistrationTask(pl.LightningModule):
         rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
         return cls(
             registrar,
-            weights=dataclasses.asdict(config.weights),
+            weights={**dict.fromkeys(registrar.own_terms, 0.0), **config.weights.by_term()},
             optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
             label_ids=config.data.label_ids,
             seed=config.seed,
