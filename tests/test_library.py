@@ -29,6 +29,7 @@ from bingo_pl import BingoError, BingoWarning, GroupBatch, Model, RegistrationTa
 from bingo_pl.files.grids import LPS
 from bingo_pl.files.in_memory import voxels_of
 from bingo_pl.files.scans import read_scan
+from bingo_pl.files.series import unfold
 
 from .conftest import smooth
 from .test_register import OBLIQUE, make_batch, make_checkpoint
@@ -168,6 +169,17 @@ def test_images_of_every_library_are_the_same_image(kind: str) -> None:
     voxels, affine = voxels_of(KINDS[kind](data), "a")
     np.testing.assert_allclose(voxels, data)
     np.testing.assert_allclose(affine, OBLIQUE, atol=1e-6)
+
+
+def test_a_series_of_nibabel_is_one_as_its_array_is() -> None:
+    data = np.random.default_rng(0).random((5, 6, 7, 3), np.float32)
+    for image in ((data, OBLIQUE), nib.Nifti1Image(data, OBLIQUE)):
+        series, pairs = unfold([("a", image)])
+        assert series is not None
+        for number, (_, volume) in enumerate(pairs):
+            voxels, affine = voxels_of(volume, "a")
+            np.testing.assert_array_equal(voxels, data[..., number])
+            np.testing.assert_allclose(affine, OBLIQUE, atol=1e-6)
 
 
 def test_a_slice_is_one_in_every_library(tmp_path: Path) -> None:

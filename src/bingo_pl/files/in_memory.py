@@ -34,8 +34,7 @@ def voxels_of(image: object, name: str) -> tuple[NDArray, NDArray[np.float64]]:
     Raises:
         BingoError: another type, several channels, no real numbers or no affine.
     """
-    data, affine = _parts(image, name)
-    data, affine = _array(data), _array(affine)
+    data, affine = parts_of(image, name)
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim == 2:
@@ -46,6 +45,12 @@ def voxels_of(image: object, name: str) -> tuple[NDArray, NDArray[np.float64]]:
             "(X, Y, Z) real numbers and a (4, 4) affine. Correct the image"
         )
     return data, affine.astype(np.float64)
+
+
+def parts_of(image: object, name: str) -> tuple[NDArray, NDArray]:
+    """An image's array as it is, without an axis of channels, and its affine, not checked; raises as `voxels_of`."""
+    data, affine = _parts(image, name)
+    return _array(data), _array(affine)
 
 
 def _parts(image: object, name: str) -> tuple[Any, Any]:
