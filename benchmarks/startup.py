@@ -55,20 +55,22 @@ def cases(folder: Path) -> dict[str, list[str]]:
     (folder / "points.csv").write_text("x,y,z\n20,22,0\n")
     points = ["--registration", str(written), "--from", "a", "--to", "b", "--space", "RAS", "--output", "moved.csv"]
     return {
-        "bingo --help": ["-m", "bingo_pl", "--help"],
-        "bingo register --help": ["-m", "bingo_pl", "register", "--help"],
+        "bingo --help": ["-c", COMMAND, "--help"],
+        "bingo register --help": ["-c", COMMAND, "register", "--help"],
         "bingo apply (points)": ["-c", APPLY, str(folder / "points.csv"), *points],
         "from bingo_pl import register": ["-c", "from bingo_pl import register"],
     }
 
 
+COMMAND = "from bingo_pl.cli import main; main()"
+"""`bingo`, in any environment."""
 APPLY = """
-import sys, tempfile, bingo_pl.__main__ as bingo
+import sys, tempfile
 output = sys.argv.index("--output") + 1
 with tempfile.TemporaryDirectory() as folder:
     sys.argv[output] = folder + "/moved.csv"
     sys.argv.insert(1, "apply")
-    bingo.main()
+    from bingo_pl.cli import main; main()
 """
 """`bingo apply` to a new file each time."""
 
@@ -76,7 +78,7 @@ with tempfile.TemporaryDirectory() as folder:
 def cpu_seconds(python: str, arguments: list[str]) -> float:
     """User and system seconds of a process and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False, cwd="/")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{python} {arguments}: {done.stderr}")

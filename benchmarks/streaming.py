@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bingo_pl import config
-from bingo_pl.device import device_of, full_precision
+from bingo_pl.device import device_of, isolated
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import Budget, parse_bytes
 from bingo_pl.streaming.estimate import Noise
@@ -25,7 +25,7 @@ from bingo_pl.streaming.scalability import watched_stream
 from bingo_pl.training import experiment
 
 
-@full_precision()
+@isolated()
 def main() -> None:
     name, images, memory, *overrides = sys.argv[1:]
     settings = config.load(name, overrides)

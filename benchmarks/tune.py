@@ -21,7 +21,7 @@ from bingo_pl import config as settings
 from bingo_pl.atomic import replacing
 from bingo_pl.comparison.rows import Row, choose_rows, ready
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.device import device_of, full_precision
+from bingo_pl.device import device_of, isolated
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.methods.registrar import Registrar
@@ -30,7 +30,7 @@ from bingo_pl.training import experiment
 console = Console()
 
 
-@full_precision()
+@isolated()
 def main(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's name or a YAML file")],
     method: Annotated[str, typer.Argument(metavar="METHOD", help="A row of the experiment's table")],

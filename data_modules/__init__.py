@@ -19,14 +19,14 @@ __all__ = ["DATA_MODULES", "GroupDataModule", "data_module"]
 
 
 def data_module(name: str) -> "type[GroupDataModule]":
-    """The data module of a name.
+    """The data module of a name, ours or another package's, see `bingo_pl.plugins.find`.
 
     Raises:
         BingoError: unknown name.
     """
-    from bingo_pl.plugins import find
+    from bingo_pl.plugins import DATASETS, find
 
-    found: type[GroupDataModule] = find("dataset", name, DATA_MODULES, "bingo_pl.datasets")
+    found: type[GroupDataModule] = find("dataset", name, DATA_MODULES, DATASETS)
     return found
 
 

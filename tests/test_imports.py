@@ -12,8 +12,8 @@ from bingo_pl import data_modules
 # A package or module of the root knows only those before it.
 ORDER = (
     ("errors", "memory", "regular", "seeding", "sealed"),
-    ("spatial",),
-    ("atomic", "batch", "config", "crashes", "csv_files", "device", "names", "plugins", "signals"),
+    ("plugins", "spatial"),
+    ("atomic", "batch", "config", "crashes", "csv_files", "device", "messages", "names", "signals"),
     ("locking", "misalign", "methods"),
     ("alignment",),
     ("data_modules",),
@@ -22,6 +22,7 @@ ORDER = (
     ("training", "report"),
     ("comparison", "streaming", "sweeps"),
     ("registration",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

@@ -51,7 +51,7 @@ def test_the_package_alone_imports_nothing() -> None:
 
 
 def test_registering_and_loading_a_model_import_no_library_of_training() -> None:
-    code = "from bingo_pl import register; from bingo_pl.training.model import Model; Model.load(None, 2)"
+    code = "from bingo_pl import Model, apply, check, register; Model.load()"
     assert imported(code) & TRAINING == set()
 
 

@@ -153,7 +153,7 @@ def test_a_registration_goes_on_after_an_interrupt_at_any_chunk(
         assert 0 <= again <= lost, "what was saved is not done again"
 
 
-def test_a_gpu_computes_convolutions_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_computes_convolutions_in_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else displacements depend on how many images are registered at a time (docs/scalability.md)."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     Model.load(None, 2, ["trainer.accelerator=cpu"])

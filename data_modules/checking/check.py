@@ -21,6 +21,8 @@ from bingo_pl.errors import BingoError
 
 Track = Callable[[Collection[Path]], Iterable[Path]]
 """Shows how far a loop over files is."""
+SHOWN = 8
+"""Findings that a checkup prints."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,14 @@ class Checkup:
     """How many were looked at."""
     mended: int
     """How many mended copies were written."""
+
+    def __repr__(self) -> str:
+        """At most ten lines."""
+        counts = ", ".join(f"{self.count(severity)} {severity}s" for severity in ("error", "warning", "note"))
+        lines = [f"{self.files} files looked at: {counts}"]
+        lines += [f"- {one.problem.severity}: {one.where}: {one.problem.what}" for one in self.findings[:SHOWN]]
+        more = len(self.findings) - SHOWN
+        return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines)
 
     def count(self, severity: Severity) -> int:
         return sum(finding.problem.severity == severity for finding in self.findings)

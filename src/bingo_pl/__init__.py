@@ -12,21 +12,45 @@ velocities are all turned into one before anything is warped. Names that end in 
 are in millimetres, ``spacing`` is in millimetres per voxel; everything else is in voxels.
 """
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, BingoWarning
 
 if TYPE_CHECKING:
+    from bingo_pl.api import Model, atlas, check, estimate, train
     from bingo_pl.batch import UNLABELLED, GroupBatch
+    from bingo_pl.registration.apply import apply
     from bingo_pl.registration.workflow import register
+    from bingo_pl.training.task import RegistrationTask
 
-__all__ = ["UNLABELLED", "BingoError", "GroupBatch", "register"]
+__all__ = [
+    "UNLABELLED",
+    "BingoError",
+    "BingoWarning",
+    "GroupBatch",
+    "Model",
+    "RegistrationTask",
+    "apply",
+    "atlas",
+    "check",
+    "estimate",
+    "register",
+    "train",
+]
 
 _HOMES = {
     "UNLABELLED": "bingo_pl.batch",
     "GroupBatch": "bingo_pl.batch",
+    "Model": "bingo_pl.api",
+    "RegistrationTask": "bingo_pl.training.task",
+    "apply": "bingo_pl.registration.apply",
+    "atlas": "bingo_pl.api",
+    "check": "bingo_pl.api",
+    "estimate": "bingo_pl.api",
     "register": "bingo_pl.registration.workflow",
+    "train": "bingo_pl.api",
 }
 
 
@@ -35,5 +59,12 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("bingo_pl")
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        numbers = random.getstate()
+        home = import_module(_HOMES[name])
+        random.setstate(numbers)  # rich draws some when it is imported
+        return getattr(home, name)
     raise AttributeError(f"module 'bingo_pl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

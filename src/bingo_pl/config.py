@@ -16,11 +16,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from bingo_pl import plugins
 from bingo_pl.errors import BingoError, unknown_name
 
 Rules = Mapping[str, tuple[object, str]]
 """Whether each setting holds, by its name, and what is wanted."""
 SIMILARITIES = ("ape", "cte", "x_coreg")
+METHODS = ("bingo", "ape", "cte", "x_coreg", "ape_attresunet", "cte_attresunet")
 TRANSFORMS = ("velocity", "linear_ffd")
 MOST_WORKERS = 256
 """More processes than any machine has use for is a slip of the keyboard, which would bring it down."""
@@ -57,6 +59,12 @@ def _distinct(names: Sequence[str]) -> bool:
 def _choose(setting: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise unknown_name(setting, value, known)
+
+
+def _choose_or_own(setting: str, value: str, known: Sequence[str], group: str) -> None:
+    """Or another package's, see `bingo_pl.plugins.find`, which is not imported for that."""
+    if value not in known and ":" not in value:
+        _choose(setting, value, [*known, *plugins.offered(group)])
 
 
 @dataclass
@@ -182,7 +190,7 @@ class ModelConfig:
                 "cross_reconstruction": (0 <= self.cross_reconstruction <= 1, "a probability, from 0 to 1"),
             },
         )
-        _choose("model.similarity", self.similarity, ("", *SIMILARITIES))
+        _choose_or_own("model.similarity", self.similarity, ("", *SIMILARITIES), plugins.SIMILARITIES)
 
 
 @dataclass
@@ -202,10 +210,17 @@ class WeightConfig:
     truth: float = 0.0
     """gWI, in voxels, against the known synthetic misalignment; the variances of the velocities learn to tell what is
     left of it. 0: unsupervised, as in the paper."""
+    own: dict[str, float] = field(default_factory=dict)
+    """Of the terms that a method of one's own has besides; ``weights.my_term=1`` sets that of ``my_term``."""
 
     def __post_init__(self) -> None:
-        weights = {name: (weight >= 0, "at least 0") for name, weight in vars(self).items()}
-        _check("weights", self, weights)
+        weights = {name: (weight >= 0, "at least 0") for name, weight in vars(self).items() if name != "own"}
+        _check("weights", self, {**weights, "own": (min(self.own.values(), default=0) >= 0, "at least 0")})
+
+    def by_term(self) -> dict[str, float]:
+        """All weights."""
+        named = dataclasses.asdict(self)
+        return {**named.pop("own"), **named}
 
 
 @dataclass
@@ -265,7 +280,7 @@ class RefineConfig:
     """Adam's, in voxels of that grid."""
 
     def __post_init__(self) -> None:
-        _choose("refine.similarity", self.similarity, SIMILARITIES)
+        _choose_or_own("refine.similarity", self.similarity, SIMILARITIES, plugins.SIMILARITIES)
         _check(
             "refine",
             self,
@@ -412,7 +427,9 @@ class Config:
     seed: int = 0
     """The source of all randomness."""
     method: str = "bingo"
-    """What registers: a name in `bingo_pl.training.methods.METHODS`."""
+    """What registers: a name in `bingo_pl.training.methods.METHODS`, or your own code, see docs/plugins.md."""
+    own: dict[str, Any] = field(default_factory=dict)
+    """Settings of a method of one's own, ``own.width=16``."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
@@ -512,7 +529,8 @@ def to_yaml(config: Config) -> str:
 def differences(old: Config, new: Config) -> list[str]:
     """``key: old -> new`` for each setting that differs."""
     before, after = dict(leaves(old)), dict(leaves(new))
-    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    keys = {**before, **after}  # either may have settings of its own
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def leaves(config: Config) -> list[tuple[str, Any]]:
@@ -606,6 +624,8 @@ def _merge(start: Config, *layers: Tree | DictConfig) -> Config:
         trees = [OmegaConf.create(layer) for layer in layers]
         if any("${" in OmegaConf.to_yaml(tree) for tree in trees):
             raise BingoError("settings must be plain values; references like ${...} are refused")
+        if OmegaConf.merge({"method": start.method}, *trees).method not in METHODS:
+            trees = [_with_own_terms(tree) for tree in trees]
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), *trees)))
     except (ConfigKeyError, ConfigAttributeError) as error:
         *parents, name = str(error.full_key).split(".")
@@ -620,6 +640,17 @@ def _merge(start: Config, *layers: Tree | DictConfig) -> Config:
         raise BingoError(f"setting {error.full_key or ''}: {reason}; {HOW_TO_SET}") from error
     except TypeError as error:  # a section or list where the other was wanted
         raise BingoError(f"a setting has the wrong kind of value: {error}; {HOW_TO_SET}") from error
+
+
+def _with_own_terms(tree: Any) -> Any:
+    """Settings whose weights of unknown terms are those of a method of one's own, which checks their names."""
+    given = tree.get("weights") if isinstance(tree, DictConfig) else None
+    if not isinstance(given, DictConfig):
+        return tree
+    named = {one.name for one in dataclasses.fields(WeightConfig)}
+    own = {key: value for key, value in given.items() if key not in named}
+    known = {key: value for key, value in given.items() if key in named}
+    return OmegaConf.merge({**tree, "weights": known}, {"weights": {"own": own}} if own else {})
 
 
 def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from bingo_pl.errors import BingoError
@@ -33,14 +36,20 @@ def device_of(accelerator: str) -> torch.device:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Within, GPUs do not round the inputs of convolutions to ten bits, which PyTorch lets them unless told otherwise.
+def isolated() -> Iterator[None]:
+    """Within, convolutions are exact; afterwards the process's flags, filters and random numbers are as before.
 
-    Displacements would then depend on how many images are registered at a time, by up to a third of a voxel.
+    PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements would then
+    depend on how many images are registered at a time, by up to a third of a voxel. TorchIO's transforms draw random
+    numbers even where they need none, and what PyTorch imports when it first optimises adds a filter of warnings.
     """
+    numbers, more_numbers = random.getstate(), np.random.get_state()
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        yield
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+        random.setstate(numbers)
+        np.random.set_state(more_numbers)

@@ -17,6 +17,10 @@ class BingoError(Exception):
         super().__init__(FROM_WORKER.sub("", message))
 
 
+class BingoWarning(UserWarning):
+    """A result to look at, or an input that was understood in one of several ways."""
+
+
 class DivergenceError(BingoError):
     """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
 

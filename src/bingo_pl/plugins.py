@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from bingo_pl.errors import BingoError, unknown_name
+
+METHODS, DATASETS, SIMILARITIES = GROUPS = ("bingo_pl.methods", "bingo_pl.datasets", "bingo_pl.similarities")
+"""Entry points."""
+NAMING = (("", "method"), ("data", "dataset"), ("model", "similarity"), ("refine", "similarity"))
+"""The settings, section and name, that can name code."""
+TRUSTED = "BINGO_PLUGINS"
 
 
 def find(kind: str, name: str, own: Mapping[str, Any], group: str) -> Any:
@@ -27,10 +35,41 @@ def find(kind: str, name: str, own: Mapping[str, Any], group: str) -> Any:
         return _imported(kind, found) if isinstance(found, str) else found
     if ":" in name:
         return _imported(kind, name)
-    others = {entry.name: entry.value for entry in entry_points(group=group)}
+    others = offered(group)
     if name not in others:
         raise unknown_name(kind, name, {*own, *others})
     return _imported(kind, others[name])
+
+
+def offered(group: str) -> dict[str, str]:
+    """Where what other packages offer is (``package.module:name``), by the names of their entry points."""
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+def check_trusted(tree: Mapping[str, Any], source: object) -> None:
+    """Refuse a file's settings that name a module which nobody has asked for: importing it would run its code.
+
+    Trusted are packages that offer entry points to bingo_pl, modules that are imported already, and the packages that
+    the environment variable `TRUSTED` lists, with commas between.
+
+    Args:
+        tree: settings, of a checkpoint or model.
+        source: its file, for the message.
+
+    Raises:
+        BingoError: a module that is not trusted.
+    """
+    trusted = {package.strip() for package in os.environ.get(TRUSTED, "").split(",")}
+    trusted |= {value.partition(".")[0].partition(":")[0] for group in GROUPS for value in offered(group).values()}
+    for section, key in NAMING:
+        part = tree.get(section) if section else tree
+        name = part.get(key) if isinstance(part, Mapping) else None
+        module = name.partition(":")[0] if isinstance(name, str) and ":" in name else ""
+        if module and module not in sys.modules and module.partition(".")[0] not in trusted:
+            raise BingoError(
+                f"{source} names code of another package, {name}, which would be run. If you trust it: "
+                f"{TRUSTED}={module.partition('.')[0]} in the environment, or import it before"
+            )
 
 
 def _imported(kind: str, place: str) -> Any:

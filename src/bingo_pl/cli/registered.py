@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,12 +27,7 @@ def estimate(
     device: Device = "auto",
 ) -> None:
     """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
-    from bingo_pl.data_modules.manifest_file import read_group
-    from bingo_pl.registration.streamed import probe_files
-    from bingo_pl.streaming import estimate as prediction
-    from bingo_pl.streaming.budget import parse_bytes
-    from bingo_pl.streaming.file_source import FileSource, dims_of
-    from bingo_pl.training.model import Model
+    from bingo_pl import api
 
     if (images is None) == (manifest is None):
         raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
@@ -41,16 +35,7 @@ def estimate(
         raise BingoError(
             f"--shape {shape} goes with --images: with --manifest the files tell it. Leave one of them out"
         )
-    sizes, members = _sizes(shape), read_group(manifest) if manifest else []
-    dims = dims_of(members[0]) if members else len(sizes) or 2
-    model = Model.load(checkpoint, dims, [f"trainer.accelerator={device}"])
-    size = parse_bytes(memory)
-    if members:
-        source = FileSource.unplaced(members, model)
-        predicted = prediction.estimate(model.bingo, len(source), source[0].image.shape[1:], size, source)
-        predicted = dataclasses.replace(predicted, files=probe_files(members, model, size))
-    else:
-        predicted = prediction.estimate(model.bingo, images or 0, sizes or model.config.data.roi, size)
+    predicted = api.estimate(manifest or images or 0, checkpoint, shape=_sizes(shape), memory=memory, device=device)
     console.print(predicted.table())
 
 
@@ -77,11 +62,11 @@ def atlas(
 
     The images are read one at a time; a population may have any size.
     """
-    from bingo_pl.data_modules.manifest_file import read_group
-    from bingo_pl.registration import atlas as atlases
-    from bingo_pl.streaming.budget import parse_bytes
+    from bingo_pl import api
 
-    atlases.build(read_group(manifest), checkpoint, output, affine, parse_bytes(memory), console, device, overwrite)
+    api.atlas(
+        manifest, output, checkpoint, affine=affine, memory=memory, device=device, overwrite=overwrite, console=console
+    )
 
 
 def apply(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,15 +21,9 @@ def train(
 
     Without data.root, EXPERIMENT's phantom preset is trained on the embedded synthetic cohort.
     """
-    from bingo_pl import config as settings
-    from bingo_pl.sweeps.trials import trial_name
-    from bingo_pl.training import experiment
-    from bingo_pl.training.continuation import train_or_continue
+    from bingo_pl import api
 
-    name = settings.with_data(name, on_device(overrides, device))
-    config = settings.load(name, on_device(overrides, device))
-    config = dataclasses.replace(config, name=config.name or trial_name(os.environ) or Path(name).stem)
-    (train_or_continue if go_on else experiment.train)(config, console)
+    api.train(name, on_device(overrides, device), resume=go_on, console=console)
 
 
 def resume(

@@ -21,6 +21,7 @@ from bingo_pl.evaluation.scoring import UNREGISTERED
 from bingo_pl.files.record import sha256_of
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.names import check_file_name
+from bingo_pl.plugins import METHODS, offered
 from bingo_pl.training import experiment, methods
 from bingo_pl.training.continuation import train_or_continue
 from bingo_pl.training.resumption import indifferent
@@ -32,7 +33,7 @@ RESERVED = (UNREGISTERED.casefold(), TRAININGS, "figures")
 IDENTITY = "row.yaml"
 OF_TRAINING = ("model.", "trainer.", "weights.", "data.batch_size", "data.images_per_step", "data.copies")
 """Settings that may differ between the rows of a table. The groups they are tested on are the same."""
-OF_METHOD = ("method", "similarity.", "iterative.", "refine.", "intrinsic.")
+OF_METHOD = ("method", "own.", "similarity.", "iterative.", "refine.", "intrinsic.")
 OF_REFINEMENT = ("similarity.", "refine.", "intrinsic.")
 
 
@@ -57,11 +58,12 @@ def choose_rows(table: TableConfig, overrides: Sequence[str], names: Sequence[st
         BingoError: unknown method or setting, a row that would be tested on other groups than the rest, or one that
             would change the training it starts from.
     """
-    extra = {name: RowConfig([f"method={name}"]) for name in names if name in methods.METHODS}
+    known = {**methods.METHODS, **offered(METHODS)}
+    extra = {name: RowConfig([f"method={name}"]) for name in names if name in known}
     rows = {**table.methods, **{name: row for name, row in extra.items() if name not in table.methods}}
     for name in names:
         if name not in rows:
-            raise unknown_name("method", name, {**rows, **methods.METHODS})
+            raise unknown_name("method", name, {**rows, **known})
     for name in rows:
         check_file_name(name, "method")
         if name.casefold() in RESERVED:

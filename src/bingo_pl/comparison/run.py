@@ -34,7 +34,7 @@ from bingo_pl.comparison.table import MethodInfo, write_tables
 from bingo_pl.config import Config, TableConfig
 from bingo_pl.csv_files import read_table
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.device import device_of, full_precision
+from bingo_pl.device import device_of, isolated
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unregistered
 from bingo_pl.locking import held
@@ -46,7 +46,7 @@ SCORES = "groups.csv"
 COLUMNS = [field.name for field in dataclasses.fields(Scores)]
 
 
-@full_precision()
+@isolated()
 def compare(
     table: TableConfig,
     overrides: Sequence[str],

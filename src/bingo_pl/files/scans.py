@@ -19,13 +19,14 @@ from bingo_pl.data_modules.reading import read_voxels, stored_ids, to_ids, to_im
 from bingo_pl.data_modules.volume import as_native, slice_last
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.files.grids import Grid
+from bingo_pl.files.in_memory import Image, voxels_of
 from bingo_pl.files.record import RESERVED, sha256_of
 from bingo_pl.files.resampling import resample_image, resample_mask, to_array
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.names import check_file_name
 
-Source: TypeAlias = Path | str | tio.Image | tuple[NDArray, NDArray]
-"""An image: its file, TorchIO's object, or voxels (X, Y[, Z]) with their 4x4 affine, array index to RAS mm."""
+Source: TypeAlias = Path | str | Image
+"""An image: its file, or what it is in memory, see `bingo_pl.files.in_memory.Image`."""
 Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source]]
 """Images by modality; pairs where there are several of one."""
 FEWEST_VOXELS = 2
@@ -143,6 +144,11 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
     if isinstance(images, tio.Subject):
         images = images.get_images_dict(intensity_only=True)
     pairs = list(images.items()) if isinstance(images, Mapping) else list(images)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        raise BingoError(
+            "the images do not say what they are. Wanted: {modality: image}, or pairs (modality, image) where there "
+            "are several of one, e.g. [('t1', 'a.nii.gz'), ('t1', 'b.nii.gz')]"
+        )
     if not pairs:
         raise BingoError("no image to register. Give MODALITY=FILE for each image, e.g. t1=a.nii.gz t2=b.nii.gz")
     return pairs
@@ -205,24 +211,8 @@ def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | Non
     if isinstance(source, (str, Path)):
         path = Path(source)
         return path, *read_voxels(path), path.resolve()
-    if isinstance(source, tio.Image):
-        if source.num_channels != 1:
-            raise BingoError(f"{name}: has {source.num_channels} channels, wanted 1. Choose one")
-        return title, *slice_last(source.numpy()[0], source.affine), None
-    if not isinstance(source, tuple) or len(source) != 2:
-        raise BingoError(
-            f"{name}: is a {type(source).__name__}. Wanted: a path, a TorchIO image, or a tuple of an array and its "
-            "4x4 affine (array index to RAS mm)"
-        )
-    data, affine = (np.asarray(part) for part in source)
-    if data.ndim == 2:
-        data = data[..., None]
-    if data.ndim != 3 or not data.size or data.dtype.kind not in "biuf" or affine.shape != (4, 4):
-        raise BingoError(
-            f"{name}: is an array of {data.shape} {data.dtype} with an affine of {affine.shape}. Wanted: (X, Y) or "
-            "(X, Y, Z) real numbers and a (4, 4) affine. Correct the tuple"
-        )
-    return title, *slice_last(as_native(data), affine.astype(np.float64)), None
+    data, affine = voxels_of(source, name)
+    return title, *slice_last(as_native(data), affine), None
 
 
 def check_dimensions(scans: Sequence[Scan], dims: int) -> None:

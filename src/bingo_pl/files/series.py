@@ -20,6 +20,7 @@ from bingo_pl.data_modules.reading import read_series
 from bingo_pl.data_modules.volume import UNREADABLE, open_volume
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import Grid
+from bingo_pl.files.in_memory import parts_of
 from bingo_pl.files.record import MOST
 from bingo_pl.files.scans import File, Source, names_of
 from bingo_pl.files.transforms import COMPRESSION
@@ -148,7 +149,7 @@ def unfold(
     elif isinstance(source, tio.Image):
         data, affine = source.numpy().transpose(1, 2, 3, 0), source.affine
     else:
-        data, affine = (np.asarray(part) for part in source)
+        data, affine = parts_of(source, series.modality)
     return series, [(series.modality, (data[..., number], affine)) for number in range(len(series.names))]
 
 
@@ -174,6 +175,8 @@ def count_volumes(source: Source) -> int:
         return int(source.num_channels)
     if isinstance(source, tuple):
         return _count(np.shape(source[0])) if source else 1
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return _count(source.shape)
     if not isinstance(source, (str, Path)):
         return 1
     path = Path(source)

@@ -24,7 +24,7 @@ SMALLEST_SLOPE = 1e-3
 """Adam's epsilon, in nats per voxel of motion. Slopes are about 1, and their rounding 1e-6, which Adam would follow."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VelocityRegistration(Registration):
     """A registration and the velocities it was made of."""
 
@@ -36,7 +36,7 @@ class VelocityRegistration(Registration):
         return cls(_integrate(velocity, squarings), _integrate(-velocity, squarings), velocity)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RefinedRegistration(VelocityRegistration):
     """A registration that improves on another; its velocity is what was added."""
 

@@ -40,7 +40,7 @@ class Taught:
     """Of the variances: the largest misalignment along an axis, in voxels; 0 where nothing taught them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BingoRegistration(Registration):
     """A registration and the velocities it was made of."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl import plugins
+from bingo_pl.errors import BingoError
 from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
+from bingo_pl.plugins import find
 from bingo_pl.spatial import Shape, warp
 
 
@@ -44,6 +47,13 @@ def voxel_share(shape: Shape, stride: int = 1) -> float:
     return min(max(VOXEL_SHARE, FEWEST_VOXELS / math.prod(shape)) * stride ** len(shape), 1.0)
 
 
+@functools.cache
+def _function(name: str) -> Function:
+    """By its name, ours or another package's."""
+    found: Function = find("similarity", name, SIMILARITIES, plugins.SIMILARITIES)
+    return found
+
+
 @dataclass(frozen=True)
 class Similarity:
     """A groupwise similarity as it is estimated.
@@ -53,13 +63,12 @@ class Similarity:
     """
 
     name: str
-    """In `SIMILARITIES`."""
+    """In `SIMILARITIES`, or another package's, see `bingo_pl.plugins.find`."""
     bins: int = BINS
     """Of the histograms, over the range of an image."""
 
     def __post_init__(self) -> None:
-        if self.name not in SIMILARITIES:
-            raise unknown_name("similarity", self.name, SIMILARITIES)
+        _function(self.name)
         if self.bins < 2:
             raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
 
@@ -68,7 +77,7 @@ class Similarity:
 
         A generator draws the pairs of images that APE looks at in a large group; None looks at all.
         """
-        return SIMILARITIES[self.name](images, mask, self.bins, generator)
+        return _function(self.name)(images, mask, self.bins, generator)
 
     def of_registered(
         self, images: Tensor, displacement: Tensor, share: float, generator: torch.Generator | None

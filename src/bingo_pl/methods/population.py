@@ -31,7 +31,7 @@ from bingo_pl.spatial import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FreeFormRegistration(Registration):
     """A registration by linear maps and free-form deformations, phi = A o (id + f)."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from bingo_pl.batch import GroupBatch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Registration:
     """The result of registering a batch of groups."""
 
@@ -20,9 +21,32 @@ class Registration:
     inverse: Tensor
     """(B, N, D, *S) from each image to the common space: warping the template by it gives its view of image m."""
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same result on another device (Lightning calls this)."""
+        return cast("Self", _moved(self, device, non_blocking))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of (B, N, D, *S) = {tuple(self.displacement.shape)}, in voxels"
+
+
+def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    """All tensors of dataclasses, lists and tuples on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, (list, tuple)):
+        make = getattr(value, "_make", type(value))  # a named tuple takes its parts one by one
+        return make(_moved(one, device, non_blocking) for one in value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {field.name: _moved(getattr(value, field.name), device, non_blocking) for field in fields(value)}
+    return replace(value, **parts)
+
 
 class Registrar(nn.Module, ABC):
     """A groupwise registration method."""
+
+    own_terms: ClassVar[tuple[str, ...]] = ()
+    """Terms of its loss that no method of ours has; each has the weight ``weights.<name>``, 0 where it is not set."""
 
     @abstractmethod
     def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> Registration:

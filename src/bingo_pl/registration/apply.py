@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 
 from bingo_pl.atomic import check_new_file, check_place
 from bingo_pl.data_modules.geometry import corner_distance_mm
@@ -28,6 +27,7 @@ from bingo_pl.files.resampling import (
     to_array,
 )
 from bingo_pl.files.transforms import write_image
+from bingo_pl.messages import warn
 
 TEMPLATE_NAME = "template"
 POINTS = (".csv", ".fcsv", ".json")
@@ -45,13 +45,13 @@ class Applied:
 
 
 def apply(
-    registration: Path,
+    registration: Path | str,
     source: str,
     target: str,
-    path: Path,
-    output: Path,
-    labels: bool,
-    space: str | None,
+    path: Path | str,
+    output: Path | str,
+    labels: bool = False,
+    space: str | None = None,
     console: Console | None = None,
     interpolation: str | None = None,
     overwrite: bool = False,
@@ -67,7 +67,7 @@ def apply(
         labels: the file is a label map: its ids are kept, and its dtype where that is an integer of 32 bits at most.
         space: of landmarks, ``RAS`` or ``LPS``, where their file does not say it.
         console: where it is reported that the file is not on the grid of ``source``, or that it or points of it lie
-            outside; None for silence.
+            outside; None: as `bingo_pl.errors.BingoWarning`.
         interpolation: of an image, see `bingo_pl.register`; None: linear.
         overwrite: replace the output where it is a file, but for ``path`` itself and files of the registration.
 
@@ -75,6 +75,7 @@ def apply(
         BingoError: a missing or damaged registration, no such member, an unreadable file, a label map with fractions,
             an output that exists, cannot be written, or has another format.
     """
+    registration, path, output = Path(registration), Path(path), Path(output)
     check_interpolation(interpolation or "linear")
     if interpolation and (labels or path.name.lower().endswith(POINTS)):
         raise BingoError(f"--interpolation {interpolation} is for images: {path} is none. Leave it out")
@@ -140,7 +141,7 @@ def _outside(points_mm: NDArray[np.float64], grid: Grid) -> NDArray[np.bool_]:
 
 def _warn_of_outside(outside: NDArray[np.bool_], console: Console) -> None:
     if outside.any():
-        _warn(
+        warn(
             f"{outside.sum()} of {len(outside)} points lie outside the group grid, where nothing was registered: they "
             "move as its border does, less and less with their distance",
             console,
@@ -153,7 +154,7 @@ def _warn_of_grid(path: Path, grid: Grid, source: str, grids: Mapping[str, Grid]
         return
     others = [name for name, other in grids.items() if _same(grid, other)]
     found = f"but on that of {' and '.join(others)}" if others else f"which has {grids[source]}"
-    _warn(
+    warn(
         f"{path}, {grid}, is not on the grid of {source}, {found}. If it does not show what {source} shows, "
         "in the same place, the result is wrong: correct --from",
         console,
@@ -168,15 +169,11 @@ def _same(grid: Grid, other: Grid) -> bool:
 
 
 def _warn_of_nothing(path: Path, output: Path, target: str, console: Console) -> None:
-    _warn(
+    warn(
         f"{output} is all background: nothing of {path} lies on the grid of {target}. Was it given with the right "
         "member (--from), and is its header right?",
         console,
     )
-
-
-def _warn(text: str, console: Console) -> None:
-    console.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 def _member(registration: Path, name: str) -> Member:

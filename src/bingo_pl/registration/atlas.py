@@ -24,7 +24,7 @@ from torch import Tensor
 from bingo_pl import __version__
 from bingo_pl.atomic import replacing_folder
 from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.device import full_precision
+from bingo_pl.device import isolated
 from bingo_pl.errors import unknown_name
 from bingo_pl.files.affine import MODES
 from bingo_pl.files.grids import Grid
@@ -33,9 +33,10 @@ from bingo_pl.files.scans import names_of
 from bingo_pl.files.transforms import write_image
 from bingo_pl.files.written import FILES, check_output, digests_of
 from bingo_pl.locking import held
+from bingo_pl.messages import doing
 from bingo_pl.registration.centring import Population, read
 from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, dice, sharpness, view
-from bingo_pl.registration.telling import steps, track
+from bingo_pl.registration.telling import track
 from bingo_pl.spatial import compose, invert
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
@@ -46,7 +47,7 @@ Displacements = Callable[[], Iterable[tuple[int, Tensor]]]
 """Gives each image's position and displacement (D, *S) anew."""
 
 
-@full_precision()
+@isolated()
 def build(
     members: Sequence[Member],
     checkpoint: Path | None,
@@ -103,7 +104,7 @@ def _build(
     bingo = model.bingo
     population = Population.of(members, model, affine, work, console)
     source = FileSource(population.members, model, population.grid, population.affines)
-    with steps("registering", console):
+    with doing("registering", console):
         result = register_stream(bingo, source, memory_bytes, work / f"sweeps_{population.digest()}")
     mean = _mean(u for _, u in result.displacements())
     correction = invert(mean[None])

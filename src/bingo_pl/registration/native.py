@@ -23,9 +23,10 @@ from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.files.affine import Stage, overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import File, Scan, grid_around
+from bingo_pl.messages import doing
 from bingo_pl.registration.findings import findings_of_aligned
 from bingo_pl.registration.registered import Registered, RegisteredGroup
-from bingo_pl.registration.telling import report_verdict, report_way, steps, tell_grid
+from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge
 from bingo_pl.training.model import Model
 
@@ -118,7 +119,7 @@ def register_natively(
     Raises:
         BingoError: slices in different planes, or a grid that does not fit in memory.
     """
-    with steps("aligning", console) as begin:
+    with doing("aligning", console) as begin:
         outcome, space = align_scans(scans, model, transform, reference, initial, begin)
     way = Way.of(outcome)
     report_way(way, [scan.name for scan in scans], outcome.error_mm, console)
@@ -129,7 +130,7 @@ def register_natively(
         tell_grid(found, scans[0].title, console)
         return found
 
-    with steps("placing the images", console):
+    with doing("resampling", console):
         members, grid = place_scans(scans, digests, outcome, space, grid_of)
         members = findings_of_aligned(members, model, outcome.plan.coarse_mm)
     verdict = judge(scans, outcome, [member.belongs for member in members.values()])

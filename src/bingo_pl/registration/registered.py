@@ -34,7 +34,8 @@ from bingo_pl.files.transforms import (
     write_transform,
 )
 from bingo_pl.files.written import FILES, check_output, digests_of
-from bingo_pl.registration.telling import steps, track
+from bingo_pl.messages import doing
+from bingo_pl.registration.telling import track
 from bingo_pl.registration.verdict import Verdict, Way
 from bingo_pl.spatial import jacobian_determinant
 
@@ -46,6 +47,8 @@ LINEAR_MARGIN = 5
 """Samples of it around the image: programs that interpolate by splines mirror a field at its end, and err there."""
 UNFINISHED = "unfinished"
 """The folder in the output folder of a streamed group, while there is something to do."""
+SHOWN = 8
+"""Images of a group that it prints."""
 MEAN = Path("template") / "mean.nii.gz"
 PAIRWISE = "pairwise"
 """Each folder in it is the space of one image."""
@@ -93,6 +96,12 @@ class Registered:
     """Predicted, see `bingo_pl.alignment.error`; None where the network alone registered."""
     agreement: float | None = None
     """Of its experts with the others', at most 1; None where the network alone registered."""
+
+    def __repr__(self) -> str:
+        error = "" if self.error_mm is None else f", predicted error {self.error_mm:.2g} mm"
+        doubt = ", does not fit the others" if self.belongs is False else ""
+        doubt += "" if self.looks_like is None else f", looks like {self.looks_like}"
+        return f"{self.scan.name} ({self.scan.title}): folding {self.folding_percent:.2g} %{error}{doubt}"
 
     @classmethod
     def linear(cls, scan: Scan, digests: Mapping[Path, str], stage: Stage, grid: Grid) -> Registered:
@@ -203,6 +212,15 @@ class RegisteredGroup:
     series: Series | None = None
     """The 4D image whose volumes these are, if they are; written as one again."""
 
+    def __repr__(self) -> str:
+        """At most ten lines."""
+        verdict = "" if self.verdict is None else f"; {self.verdict.level.upper()}"
+        kept = "network" if self.way is None else self.way.kept
+        lines = [f"{len(self.members)} images registered ({kept}) on {self.grid}{verdict}"]
+        lines += [f"- {member!r}" for member in [*self.members.values()][:SHOWN]]
+        more = len(self.members) - SHOWN
+        return "\n".join([*lines, f"- and {more} more"] if more > 0 else lines)
+
     def __getitem__(self, name: str) -> Registered:
         return self.members[name]
 
@@ -257,7 +275,7 @@ class RegisteredGroup:
                 for target in self.members.values():
                     write_pairs(target, [*self.members.values()], temporary / PAIRWISE / target.scan.name)
             write_record(temporary, self.model, self.settings, self.grid, entries, self.way, self.verdict, self.series)
-        with steps("making the report", console):
+        with doing("making the report", console):
             write_report(folder, [member.scan for member in self.members.values()])
         return folder
 

@@ -26,9 +26,10 @@ from bingo_pl.files.affine import overlap
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import File, Scan
 from bingo_pl.files.series import Series
+from bingo_pl.messages import doing
 from bingo_pl.registration.native import Space, native_grid, place_scans, similarity_of
 from bingo_pl.registration.registered import Registered, RegisteredGroup
-from bingo_pl.registration.telling import report_verdict, report_way, steps, tell_grid
+from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge_series
 from bingo_pl.training.model import Model
 
@@ -109,7 +110,7 @@ def register_series(
 
     space = Space.of(scans[0])
     planar = model.dims == 2 and scans[0].dims == 3
-    with steps("aligning", console) as begin:
+    with doing("aligning", console) as begin:
         if planar:
             chosen = [z for z in range(scans[0].grid.shape[2]) if _shows(scans, z)]
             outcomes = [
@@ -120,7 +121,7 @@ def register_series(
             outcomes = [align([space.picture(scan).thinned(FINEST) for scan in scans], begin)]
     aligned = Aligned.of(outcomes)
     report_way(aligned.way, series.names, aligned.error_mm, console)
-    with steps("placing the images", console):
+    with doing("placing the images", console):
         if planar:
             members, grid = _place_slices(scans, digests, dict(zip(chosen, outcomes, strict=True)), grid_of)
         else:

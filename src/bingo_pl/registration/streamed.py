@@ -32,7 +32,7 @@ from rich.markup import escape
 from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.device import full_precision
+from bingo_pl.device import isolated
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
@@ -41,15 +41,9 @@ from bingo_pl.files.scans import File, names_of, read_scan
 from bingo_pl.files.series import Series, Values, find, split
 from bingo_pl.files.transforms import write_image
 from bingo_pl.locking import held
-from bingo_pl.registration.registered import (
-    MEAN,
-    ORIGINALS,
-    UNFINISHED,
-    Registered,
-    write_member,
-    write_record,
-)
-from bingo_pl.registration.telling import steps, tell_grid, tell_overlaps, track, warn_of_one
+from bingo_pl.messages import doing
+from bingo_pl.registration.registered import MEAN, ORIGINALS, UNFINISHED, Registered, write_member, write_record
+from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.estimate import READ, FileCosts
 from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
@@ -63,7 +57,7 @@ REMOVED = ".unfinished.tmp"
 WAYS = ("forward", "inverse")
 
 
-@full_precision()
+@isolated()
 def register_files(
     members: Sequence[Member],
     output: Path,
@@ -142,7 +136,7 @@ def _register(
     tell_grid(grid, members[0].image, console)
     claim(work / OUTPUTS, _plan(members, file, affine, interpolation, jacobian))
     source = FileSource(members, model, grid, [stage.affine for stage in stages])
-    with steps("registering", console):
+    with doing("registering", console):
         result = register_stream(bingo, source, memory_bytes, work / SWEEPS)
     continued = series is not None
     entries = _write_images(members, names, stages, grid, result, output, interpolation, continued, jacobian, console)

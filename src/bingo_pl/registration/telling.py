@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,33 +14,19 @@ from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import FAIL, PASS, WARN
 from bingo_pl.files.scans import Scan, describe
+from bingo_pl.messages import report, warn
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
-LOG = logging.getLogger("bingo_pl")
 
 
-def track(items: Sequence[Item], description: str, console: Console) -> Iterable[Item]:
-    """The items, with a progress bar in a terminal and a line of the log."""
-    LOG.info(f"{description}: {len(items)}")
-    return progress.track(items, description, console=console, transient=True, disable=not console.is_terminal)
-
-
-@contextmanager
-def steps(first: str, console: Console) -> Iterator[Callable[[str], None]]:
-    """A status line in a terminal, and a line of the log (``--verbose``) for each step.
-
-    Yields:
-        What begins the next step.
-    """
-    with console.status(first) as status:
-
-        def begin(step: str) -> None:
-            status.update(step)
-            LOG.info(step)
-
-        begin(first)
-        yield begin
+def track(items: Sequence[Item], description: str, console: Console) -> Iterator[Item]:
+    """The items, with a progress bar in a terminal, reported to who listens."""
+    hidden = not console.is_terminal
+    for number, item in enumerate(progress.track(items, description, console=console, transient=True, disable=hidden)):
+        report(description, number / len(items))
+        yield item
+    report(description, 1.0)
 
 
 def tell_overlap(first: Scan, scan: Scan, stage: Stage, console: Console) -> None:
@@ -70,29 +54,28 @@ def tell_grid(grid: Grid, first: Path, console: Console) -> None:
 
 def warn_of_one(title: Path, console: Console) -> None:
     """A group of one image."""
-    console.print(
-        f"[bold yellow]warning:[/] {escape(str(title))} is the only image: there is nothing to register it to, and it "
-        "stays where it is. Name two images or more",
-        soft_wrap=True,
+    warn(
+        f"{title} is the only image: there is nothing to register it to, and it stays where it is. Name two images or "
+        "more",
+        console,
     )
 
 
 def warn_of_misfit(scan: Scan, console: Console) -> None:
     """An image that does not belong to its group."""
-    console.print(
-        f"[bold yellow]warning:[/] {escape(scan.name)} ({escape(str(scan.title))}) does not fit the others: another "
-        "patient, another sequence, upside down, or registration failed. Look at it in the report",
-        soft_wrap=True,
+    warn(
+        f"{scan.name} ({scan.title}) does not fit the others: another patient, another sequence, upside down, or "
+        "registration failed. Look at it in the report",
+        console,
     )
 
 
 def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
     """An image that looks like another modality than it was given as."""
-    console.print(
-        f"[bold yellow]warning:[/] {escape(scan.name)} ({escape(str(scan.title))}) was given as "
-        f"{escape(scan.modality)} but looks like {escape(looks_like)}, by its contrast beside the others. If it is "
-        f"one, register again and give it as {escape(looks_like)}",
-        soft_wrap=True,
+    warn(
+        f"{scan.name} ({scan.title}) was given as {scan.modality} but looks like {looks_like}, by its contrast beside "
+        f"the others. If it is one, register again and give it as {looks_like}",
+        console,
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from bingo_pl import config as settings
-from bingo_pl.device import full_precision
+from bingo_pl.device import isolated
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation import uncertainty
 from bingo_pl.files.affine import MODES, affine_stage
@@ -30,6 +31,7 @@ from bingo_pl.files.scans import (
 )
 from bingo_pl.files.series import Values, unfold
 from bingo_pl.files.transforms import read_linear
+from bingo_pl.messages import Progress, doing, reporting, warn
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO, TRANSFORMS
 from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
@@ -37,7 +39,6 @@ from bingo_pl.registration.native import register_natively
 from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
 from bingo_pl.registration.series import register_series, slices_apart
 from bingo_pl.registration.telling import (
-    steps,
     tell_grid,
     tell_overlap,
     track,
@@ -50,12 +51,14 @@ from bingo_pl.training.model import Model
 
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
+Loader: TypeAlias = Callable[[int], Model]
 
 
-@full_precision()
+@isolated()
+@reporting
 def register(
     images: Images,
-    checkpoint: Path | str | None = None,
+    checkpoint: Path | str | Loader | None = None,
     *,
     masks: Mapping[str, Source] | None = None,
     labels: Mapping[str, Source] | None = None,
@@ -70,15 +73,16 @@ def register(
     refine: int | None = None,
     device: str = "auto",
     console: Console | None = None,
+    progress: Progress | None = None,
 ) -> RegisteredGroup:
     """Register a group of images at their own resolution.
 
     Args:
-        images: files, TorchIO images or (array, affine) tuples by their modality; a TorchIO subject whose images are
-            named by it; or (modality, image) pairs, where there are several of one. Sizes, voxels and orientations may
-            differ. The first one gives the group grid its axes.
-        checkpoint: of a trained method, which must know every modality; None for the ready model, which takes any. Its
-            experts are the similarity.
+        images: by their modality, files, images of TorchIO, nibabel or SimpleITK, MONAI's ``MetaTensor`` or (array,
+            affine) tuples; a TorchIO subject whose images are named by it; or (modality, image) pairs, where there are
+            several of one. Sizes, voxels and orientations may differ. The first one gives the group grid its axes.
+        checkpoint: of a trained method, which must know every modality; None for the ready model, which takes any; or
+            what gives a loaded one for D, as `bingo_pl.Model` does. Its experts are the similarity.
         masks: the parts of the images that are compared, by their names: the modality, or t2_2 for the second of t2.
         labels: label maps that are registered with their images, by the images' names.
         transform: one of `TRANSFORMS`. ``auto``: the simplest that the evidence speaks for, see
@@ -96,7 +100,8 @@ def register(
         refine: with ``network``: steps of optimisation for this group after the network's result; 0 for none. None:
             `REFINE` steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
-        console: where progress is reported; None for silence.
+        console: where progress is reported; None: warnings are `bingo_pl.errors.BingoWarning`, all else is silent.
+        progress: called with what is being done and how much of it is, from 0 to 1.
 
     Raises:
         BingoError: unusable images, an overlap that stays poor, modalities that the model does not know, a 4D image
@@ -125,9 +130,13 @@ def register(
     for name, (modality, image) in track(list(zip(names, pairs, strict=True)), "reading", console):
         scans.append(read_scan(name, modality, image, masks.get(name), labels.get(name)))
         digests |= scans[-1].digests()
-    path = None if checkpoint is None else Path(checkpoint)
     planar = series is not None and transform != "network" and slices_apart(scans[0].grid.shape)
-    model = Model.load(path, 2 if planar else scans[0].dims, [f"trainer.accelerator={device}"])
+    dims = 2 if planar else scans[0].dims
+    if callable(checkpoint):
+        model = checkpoint(dims)
+    else:
+        path = None if checkpoint is None else Path(checkpoint)
+        model = Model.load(path, dims, [f"trainer.accelerator={device}"])
     if transform == "network":
         model = model.refining(_steps(len(scans), model.dims, console) if refine is None else refine)
     if len(scans) == 1:
@@ -188,10 +197,10 @@ def _steps(images: int, dims: int, console: Console) -> int:
     if images <= most:
         return REFINE
     kind = "slices" if dims == 2 else "volumes"
-    console.print(
+    warn(
         f"the network's result is not refined: that takes long for more than {most} {kind}, here {images}. "
         f"--refine {REFINE} does it all the same",
-        soft_wrap=True,
+        console,
     )
     return 0
 
@@ -209,7 +218,7 @@ def _by_network(
     tell_grid(grid, scans[0].title, console)
     sampled = [scan.sampled(affine, grid) for scan, affine in zip(scans, affines, strict=True)]
     batch = to_batch(sampled, scans, grid, model).to(model.device)
-    with torch.no_grad(), steps("registering", console):
+    with torch.no_grad(), doing("registering", console):
         result = model.registrar(batch)
     draws = generator("uncertainty", device=model.device)
     deviations = uncertainty.displacement_uncertainty(model.registrar, batch, result, UNCERTAINTY_SAMPLES, draws)

@@ -21,7 +21,7 @@ from torch import Tensor
 from bingo_pl.atomic import check_place, remove_leftovers, replacing
 from bingo_pl.config import Config
 from bingo_pl.csv_files import read_table
-from bingo_pl.device import full_precision
+from bingo_pl.device import isolated
 from bingo_pl.evaluation.scoring import MEGABYTE, peak_memory_bytes, watch_memory
 from bingo_pl.evaluation.streamed_metrics import evaluate_stream
 from bingo_pl.figures.panels import save
@@ -65,7 +65,7 @@ class SizeScores:
     """Of the process while registering, program and network included (on a GPU: of its tensors), in 10^6 bytes."""
 
 
-@full_precision()
+@isolated()
 def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder: Path, console: Console) -> Path:
     """Register the merged test groups of every size and write ``scalability.csv`` and ``scalability.png``.
 

@@ -26,6 +26,7 @@ from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
 from bingo_pl.locking import InUseError, held
+from bingo_pl.messages import warn
 from bingo_pl.names import check_file_name
 from bingo_pl.signals import Stopped
 from bingo_pl.training import methods
@@ -38,10 +39,10 @@ from bingo_pl.training.provenance import PROVENANCE, read_config, read_weights, 
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
 from bingo_pl.training.start import start_from
 from bingo_pl.training.stopping import StopRequest
-from bingo_pl.training.task import Optimisation, RegistrationTask
+from bingo_pl.training.task import RegistrationTask
 from bingo_pl.training.weights import check_resumable, fill
 
-FIXED_BY_NETWORK = ("method", "model.", "data.modalities")
+FIXED_BY_NETWORK = ("method", "model.", "own.", "data.modalities")
 FIXED_BY_RUN = (
     "name",
     "runs",
@@ -124,7 +125,8 @@ def resume(
     old = settings.from_tree(provenance["config"])
     config = settings.override(old, overrides)
     _refuse_changes(old, config, (*FIXED_BY_NETWORK, *FIXED_BY_RUN))
-    check_resumable(build_task(config), content, checkpoint)
+    task = build_task(config)
+    check_resumable(task, task.optimiser(), content, checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
         raise BingoError(
             f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
@@ -182,9 +184,10 @@ def build_data(config: Config, console: Console) -> GroupDataModule:
     make = data_module(data.dataset)
     root = data.root
     if not root:
-        console.print(
-            "[bold yellow]No data given (data.root is empty): using the embedded PHANTOM cohort.[/] "
-            "Its images are synthetic; results say nothing about patients."
+        warn(
+            "No data given (data.root is empty): using the embedded PHANTOM cohort. Its images are synthetic; results "
+            "say nothing about patients",
+            console,
         )
         root = agreed(
             COHORT, lambda: str(ensure_cohort(data.dataset, subjects=data.phantom_subjects, seed=config.seed))
@@ -223,15 +226,7 @@ def build_task(config: Config) -> RegistrationTask:
     trainer = config.trainer
     if trainer.gradient_checkpointing and config.method != "bingo":
         raise BingoError(f"trainer.gradient_checkpointing is for method bingo, not for {config.method}. Leave it out")
-    rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
-    return RegistrationTask(
-        methods.build(config),
-        weights=dataclasses.asdict(config.weights),
-        optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
-        label_ids=config.data.label_ids,
-        seed=config.seed,
-        gradient_checkpointing=trainer.gradient_checkpointing,
-    )
+    return RegistrationTask.of(methods.build(config), config)
 
 
 def trained_task(config: Config, checkpoint: Path) -> RegistrationTask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import warnings
@@ -104,7 +103,7 @@ def check_device(config: Config) -> None:
 def _strategy(config: Config) -> Strategy | str:
     if config.trainer.devices == 1:
         return "auto"
-    weights = dataclasses.asdict(config.weights)
+    weights = config.weights.by_term()
     truth_alone = bool(weights.pop("truth")) and not any(weights.values())
     # The truth alone leaves the decoder without gradients. The norms see to it that their buffers are everywhere the
     # same; and sending them would hold up validation, of which processes do not make equally many steps.

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bingo_pl import plugins
 from bingo_pl.alignment.optimisation import Level
 from bingo_pl.alignment.registrar import Intrinsic
 from bingo_pl.alignment.similarity import Combined, Edges, Experts
@@ -21,16 +22,19 @@ from bingo_pl.methods.bingo import Bingo, Taught
 from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.population import IterativePopulation
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.plugins import find
+from bingo_pl.training.provenance import read_weights
 from bingo_pl.training.weights import fill
 
 POINTS = {2: 1_500, 3: 6_000}
 """At which the experts of a group are compared in a step, by D."""
 
 
-def _bingo(config: Config) -> Registrar:
+def bingo(config: Config, kind: type[Bingo] = Bingo) -> Bingo:
+    """BInGo, or a class of one's own that extends it, as the settings have it."""
     settings = dataclasses.asdict(config.model)
     name = settings.pop("similarity")
-    registrar = Bingo(
+    registrar = kind(
         dims=len(config.data.roi),
         modalities=len(config.data.modalities),
         similarity=Similarity(name, config.similarity.bins) if name else None,
@@ -72,14 +76,14 @@ def _attresunet(config: Config, name: str) -> Registrar:
 
 
 METHODS: dict[str, Callable[[Config], Registrar]] = {
-    "bingo": _bingo,
+    "bingo": bingo,
     "ape": lambda config: _iterative(config, "ape"),
     "cte": lambda config: _iterative(config, "cte"),
     "x_coreg": lambda config: _iterative(config, "x_coreg"),
     "ape_attresunet": lambda config: _attresunet(config, "ape"),
     "cte_attresunet": lambda config: _attresunet(config, "cte"),
 }
-"""What the setting ``method`` takes. A method is added by its class and a line here."""
+"""What the setting ``method`` takes, beside other packages' (`bingo_pl.plugins`). A method is added by a line here."""
 
 
 def build(config: Config) -> Registrar:
@@ -88,9 +92,17 @@ def build(config: Config) -> Registrar:
     Raises:
         BingoError: unknown method, or settings that it does not take.
     """
-    if config.method not in METHODS:
-        raise unknown_name("method", config.method, METHODS)
-    return METHODS[config.method](config)
+    registrar = find("method", config.method, METHODS, plugins.METHODS)(config)
+    if not isinstance(registrar, Registrar):
+        raise BingoError(
+            f"method={config.method} makes a {type(registrar).__name__}, wanted a bingo_pl Registrar. "
+            "Name a class of it, or a function that takes the settings and returns one"
+        )
+    for name in config.weights.own:
+        if name not in registrar.own_terms:
+            known = {*(field.name for field in dataclasses.fields(config.weights)), *registrar.own_terms} - {"own"}
+            raise unknown_name("setting weights", name, known)
+    return registrar
 
 
 def restored(config: Config, weights: Mapping[str, Tensor], source: Path) -> Registrar:
@@ -108,6 +120,17 @@ def restored(config: Config, weights: Mapping[str, Tensor], source: Path) -> Reg
         registrar = build(config)
     fill(registrar, weights, source)
     return registrar.eval()
+
+
+def read_trained(checkpoint: Path) -> tuple[Registrar, Config]:
+    """The trained method of a run's checkpoint, in evaluation mode, on the CPU, and its settings.
+
+    Raises:
+        BingoError: no such file, not a checkpoint of this project, or damaged.
+    """
+    config, weights = read_weights(checkpoint)
+    own = {name.removeprefix("registrar."): tensor for name, tensor in weights.items()}
+    return restored(config, own, checkpoint), config
 
 
 def trainable(registrar: Registrar) -> bool:

@@ -15,7 +15,6 @@ from bingo_pl.errors import BingoError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.training import methods, ready_model
-from bingo_pl.training.provenance import read_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +46,7 @@ class Model:
         elif path.suffix.lower() == ".safetensors":
             registrar, config = ready_model.read(path)
         else:
-            config, weights = read_weights(path)
-            own = {name.removeprefix("registrar."): tensor for name, tensor in weights.items()}
-            registrar = methods.restored(config, own, path)
+            registrar, config = methods.read_trained(path)
         config = settings.override(config, [*overrides, "refine.steps=0", "intrinsic.steps=0"])
         device = device_of(config.trainer.accelerator)
         return cls(registrar.to(device).eval(), config, path, device)

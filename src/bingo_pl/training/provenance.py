@@ -12,6 +12,7 @@ from bingo_pl import config as settings
 from bingo_pl import sealed
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
+from bingo_pl.plugins import check_trusted
 
 PROVENANCE = "bingo_pl"
 """The checkpoint's entry that says how it was made."""
@@ -50,6 +51,7 @@ def read_whole(checkpoint: Path) -> dict[str, Any]:
         raise _foreign(checkpoint, str(error)) from error
     if not _is_checkpoint(content):
         raise _foreign(checkpoint, "settings or weights are missing")
+    check_trusted(content[PROVENANCE]["config"], checkpoint)
     return content
 
 

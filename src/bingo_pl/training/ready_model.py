@@ -23,6 +23,7 @@ from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.plugins import check_trusted
 from bingo_pl.regular import check_regular
 from bingo_pl.training import methods
 
@@ -86,6 +87,7 @@ def read(path: Path) -> tuple[Registrar, Config]:
             f"{path} is not as bingo_pl wrote it: settings are missing or the weights do not have the SHA-256 of the "
             f"header. {MEND}"
         )
+    check_trusted(header["config"], path)
     config = settings.from_tree(header["config"])
     return methods.restored(config, weights, path), config
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
+from bingo_pl.config import Config
 from bingo_pl.errors import DivergenceError
 from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.scoring import score_group
@@ -22,6 +25,7 @@ from bingo_pl.methods.batch_norm import has_companions
 from bingo_pl.methods.bingo import BingoRegistration
 from bingo_pl.methods.recomputation import recompute_activations, recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.training.methods import read_trained
 
 SMALLEST_RESIDUAL = 1e-2
 """In voxels; below it the slope of the truth term falls to zero."""
@@ -89,6 +93,37 @@ class RegistrationTask(pl.LightningModule):
         self.gwi = MeanMetric(nan_strategy="disable")
         self.folding_percent = MeanMetric(nan_strategy="disable")
         self.test_scores: list[GroupScores] = []
+
+    @classmethod
+    def of(cls, registrar: Registrar, config: Config) -> Self:
+        """The task of an experiment."""
+        trainer = config.trainer
+        rates = {"motion": trainer.motion_rate, "appearance": trainer.appearance_rate}
+        return cls(
+            registrar,
+            weights={**dict.fromkeys(registrar.own_terms, 0.0), **config.weights.by_term()},
+            optimisation=Optimisation(trainer.learning_rate, trainer.warm_up, trainer.decay, rates),
+            label_ids=config.data.label_ids,
+            seed=config.seed,
+            gradient_checkpointing=trainer.gradient_checkpointing,
+        )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # what it takes of Lightning's arguments is enough
+        cls, checkpoint_path: str | Path, map_location: torch.device | str | None = None, **_: Any
+    ) -> Self:
+        """The trained task, in evaluation mode, as Lightning's method of this name; all else is in the checkpoint.
+
+        Raises:
+            BingoError: not a checkpoint of this project, or damaged.
+        """
+        registrar, config = read_trained(Path(checkpoint_path))
+        return cls.of(registrar, config).to(map_location or "cpu").eval()
+
+    def predict_step(self, batch: GroupBatch, batch_index: int) -> Registration:
+        """The deterministic result, for ``Trainer.predict``."""
+        result: Registration = self.registrar(batch)
+        return result
 
     def training_step(self, batch: GroupBatch, batch_index: int) -> Tensor:
         """The weighted sum of the loss terms, each logged by name as a mean over the groups of all processes.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bingo_pl.errors import BingoError, DivergenceError
 from bingo_pl.sealed import nonfinite
 from bingo_pl.training.provenance import PROVENANCE
-
-if TYPE_CHECKING:
-    from bingo_pl.training.task import RegistrationTask
 
 LISTED = 3
 """How many tensors of a kind an error names."""
@@ -47,11 +45,12 @@ def check_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:
         )
 
 
-def check_resumable(task: RegistrationTask, content: Mapping[str, Any], source: Path) -> None:
+def check_resumable(task: nn.Module, optimiser: Optimizer, content: Mapping[str, Any], source: Path) -> None:
     """Raises `BingoError` where a training cannot be resumed from what a checkpoint holds.
 
     Args:
         task: what would be trained; it takes the weights.
+        optimiser: of its parameters; it takes the state.
         content: the checkpoint.
         source: its file, for the message.
     """
@@ -59,7 +58,7 @@ def check_resumable(task: RegistrationTask, content: Mapping[str, Any], source: 
     entries = {**content, **content[PROVENANCE]}
     problems = [f"'{entry}' is missing" for entry in OF_TRAINING if entry not in entries]
     try:
-        problems = problems or _misfits_of_optimiser(task, content["optimizer_states"])
+        problems = problems or _misfits_of_optimiser(task, optimiser, content["optimizer_states"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problems = [f"its optimiser's state cannot be read ({type(error).__name__}: {error})"]
     if problems:
@@ -96,8 +95,7 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str
     return [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
 
 
-def _misfits_of_optimiser(task: RegistrationTask, states: Sequence[Mapping[str, Any]]) -> list[str]:
-    optimiser = task.optimiser()
+def _misfits_of_optimiser(task: nn.Module, optimiser: Optimizer, states: Sequence[Mapping[str, Any]]) -> list[str]:
     optimiser.load_state_dict(dict(states[0]))  # a ValueError where the groups of parameters differ
     moments = {
         f"{key} of {name}": (parameter, optimiser.state[parameter][key])

@@ -1,0 +1,278 @@
+"""What `bingo_pl` offers from Python, beside `register` and `apply`: a model, and the commands as functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from bingo_pl import config as settings
+from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.config import Config
+from bingo_pl.data_modules.checking import check as checking
+from bingo_pl.data_modules.manifest_file import read_group
+from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.device import isolated
+from bingo_pl.errors import BingoError
+from bingo_pl.files.scans import Images
+from bingo_pl.messages import Progress, report, reporting
+from bingo_pl.methods.registrar import Registration
+from bingo_pl.registration import atlas as atlases
+from bingo_pl.registration.registered import RegisteredGroup
+from bingo_pl.registration.streamed import probe_files
+from bingo_pl.registration.workflow import register
+from bingo_pl.streaming import estimate as prediction
+from bingo_pl.streaming.budget import parse_bytes
+from bingo_pl.streaming.estimate import Estimate
+from bingo_pl.streaming.file_source import FileSource, dims_of
+from bingo_pl.training import model as trained
+from bingo_pl.training import ready_model
+
+READY = "ready"
+"""The models that come with the package, of 2D and of 3D images of any modality."""
+
+
+class Model:
+    """A trained model, loaded once, for any number of groups.
+
+    Args:
+        models: the model for each D.
+    """
+
+    def __init__(self, models: Mapping[int, trained.Model]) -> None:
+        self._models = dict(models)
+
+    @classmethod
+    @isolated()
+    def load(cls, source: Path | str = READY, *, device: str = "auto") -> Model:
+        """Load a model. Nothing else in the process changes.
+
+        Args:
+            source: a checkpoint of a run, a ``.safetensors`` model file, or ``"ready"``.
+            device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+
+        Raises:
+            BingoError: no such file, not one of this project, or a device that this machine does not have.
+        """
+        given = [f"trainer.accelerator={device}"]
+        if source == READY:
+            return cls({dims: trained.Model.load(None, dims, given) for dims in (2, 3)})
+        one = trained.Model.load(Path(source), overrides=given)
+        return cls({one.dims: one})
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{one.path.name}: {one.config.method}, {dims}D, "
+            + ("any modality" if ready_model.takes_any(one.config) else ", ".join(one.config.data.modalities))
+            + f", on {one.device}"
+            for dims, one in self._models.items()
+        ]
+        return f"Model({'; '.join(lines)})"
+
+    def _of(self, dims: int) -> trained.Model:
+        """The model for D; where there is none the other one, which says in its own words what it takes."""
+        return self._models.get(dims, next(iter(self._models.values())))
+
+    def register(self, images: Images, **options: Any) -> RegisteredGroup:
+        """Register a group of images: `bingo_pl.register` with this model, on its device.
+
+        Args:
+            images: see `bingo_pl.register`.
+            options: all its others but ``checkpoint`` and ``device``.
+        """
+        return register(images, self._of, **options)
+
+    @isolated()
+    def predict(self, batch: GroupBatch | Tensor, modalities: Sequence[str] | None = None) -> Registration:
+        """The network's displacements of groups that lie on a grid already.
+
+        Args:
+            batch: groups, or their images alone, (B, N, 1, *S) or, of 2D and of 3D images, (B, N, *S) of intensities
+                from 0 to 1 whose background is 0; sizes are multiples of 16.
+            modalities: of the N images where they come alone; a ready model needs none.
+
+        Raises:
+            BingoError: sizes that the network does not take, or modalities that it does not know.
+        """
+        if isinstance(batch, Tensor):
+            batch = self._batch(batch, modalities)
+        one = self._of(batch.images.ndim - 3)
+        with torch.no_grad():
+            result: Registration = one.registrar(batch.to(one.device))
+        return result
+
+    def _batch(self, images: Tensor, modalities: Sequence[str] | None) -> GroupBatch:
+        if images.ndim > 2 and images.shape[2] != 1:
+            images = images[:, :, None]
+        if images.ndim not in (5, 6) or not images.is_floating_point():
+            raise BingoError(
+                f"images of shape {tuple(images.shape)} {images.dtype}. Wanted: floating-point (B, N, 1, *S), B groups "
+                "of N images with two or three sizes *S. Correct the tensor"
+            )
+        groups, size, dims = images.shape[0], images.shape[1], images.ndim - 3
+        one = self._of(dims)
+        known = ready_model.takes_any(one.config)
+        names = list(modalities or ([ready_model.ANY] * size if known else ()))
+        if len(names) != size:
+            raise BingoError(
+                f"{len(names)} modalities for groups of {size} images. Name each image's: {one.config.data.modalities}"
+            )
+        index = torch.tensor([[one.index(name) for name in names]] * groups, device=images.device)
+        return GroupBatch(
+            images=images.float(),
+            modalities=index,
+            masks=images > 0,
+            labels=torch.full_like(images, UNLABELLED, dtype=torch.int16),
+            spacing=torch.ones(groups, dims, device=images.device),
+            names=tuple(f"group {number}" for number in range(groups)),
+        )
+
+
+@reporting
+def check(
+    path: Path | str,
+    label_ids: Collection[int] = (),
+    fix: Path | str | None = None,
+    *,
+    progress: Progress | None = None,
+) -> checking.Checkup:
+    """Read every image file and say what would fail or mislead, why it matters and what to do.
+
+    Args:
+        path: a folder of images, a manifest or an image.
+        label_ids: the ids that label maps may hold; empty: any.
+        fix: folder for corrected copies, where that is safe; nothing in it is overwritten.
+        progress: called with what is being done and how much of it is, from 0 to 1.
+
+    Raises:
+        BingoError: there is nothing to look at, or a copy cannot be written.
+    """
+
+    def track(files: Collection[Path]) -> Iterable[Path]:
+        for number, file in enumerate(files):
+            report("reading", number / len(files))
+            yield file
+        report("reading", 1.0)
+
+    return checking.check(Path(path), label_ids, None if fix is None else Path(fix), track)
+
+
+@reporting
+def atlas(
+    images: Path | str | Sequence[tuple[str, Path | str] | Member],
+    output: Path | str,
+    checkpoint: Path | str | None = None,
+    *,
+    affine: str = "always",
+    memory: str = "1GB",
+    device: str = "auto",
+    overwrite: bool = False,
+    console: Console | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Make a population's unbiased template, with the probability of each label where label maps are given.
+
+    Args:
+        images: a manifest with the columns modality,image[,mask,label], or (modality, file) pairs.
+        output: a folder that does not exist yet.
+        checkpoint: of a BInGo model; None for the ready model.
+        affine: ``always``, ``auto`` (images that are not roughly aligned) or ``never``.
+        memory: for images being processed, features and running sums, e.g. ``500MB``.
+        device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        overwrite: replace ``output`` where it is a folder that `bingo_pl` wrote whole.
+        console: where results are shown; None for silence.
+        progress: called with what is being done and how much of it is, from 0 to 1.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BingoError: unusable images, an overlap that stays poor, another method than BInGo, or a folder in use.
+    """
+    shown = console or Console(quiet=True)
+    path = None if checkpoint is None else Path(checkpoint)
+    members = _members(images)
+    return atlases.build(members, path, Path(output), affine, parse_bytes(memory), shown, device, overwrite)
+
+
+@isolated()
+def estimate(
+    images: int | Path | str | Sequence[tuple[str, Path | str] | Member],
+    checkpoint: Path | str | None = None,
+    *,
+    shape: Sequence[int] = (),
+    memory: str = "1GB",
+    device: str = "auto",
+) -> Estimate:
+    """Predict time, memory and disk of registering a large group on this machine, by timing a small one.
+
+    Args:
+        images: how many the group has, or a manifest, or (modality, file) pairs.
+        checkpoint: of a BInGo model; None for the ready model.
+        shape: voxels of an image where their number is given; empty: those of training.
+        memory: for images being processed, features and running sums, e.g. ``500MB``.
+        device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+
+    Raises:
+        BingoError: unusable images, or another method than BInGo.
+    """
+    members = [] if isinstance(images, int) else _members(images)
+    dims = dims_of(members[0]) if members else len(shape) or 2
+    path = None if checkpoint is None else Path(checkpoint)
+    model, size = trained.Model.load(path, dims, [f"trainer.accelerator={device}"]), parse_bytes(memory)
+    if isinstance(images, int):
+        return prediction.estimate(model.bingo, images, list(shape) or model.config.data.roi, size)
+    source = FileSource.unplaced(members, model)
+    predicted = prediction.estimate(model.bingo, len(source), source[0].image.shape[1:], size, source)
+    return dataclasses.replace(predicted, files=probe_files(members, model, size))
+
+
+def _members(images: Path | str | Sequence[tuple[str, Path | str] | Member]) -> list[Member]:
+    if isinstance(images, (str, Path)):
+        return read_group(Path(images))
+    return [image if isinstance(image, Member) else Member(image[0], Path(image[1])) for image in images]
+
+
+def train(
+    experiment: Path | str,
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train on a dataset, test the best checkpoint, write tables and figures to ``runs/<name>/``.
+
+    Args:
+        experiment: the name of an experiment, or a YAML file. Without ``data.root`` its phantom preset is taken.
+        overrides: settings that win over the experiment's: ``["trainer.epochs=10"]`` or ``{"trainer.epochs": 10}``.
+        resume: resume the run of this name if there is one; leave it if it is done.
+        console: where progress is shown; None for silence.
+
+    Returns:
+        The run's folder; its model is ``checkpoints/best.ckpt``.
+
+    Raises:
+        BingoError: bad settings or data; the run's folder has not been made then.
+    """
+    from bingo_pl.training import experiment as experiments  # Lightning, which the others do without
+    from bingo_pl.training.continuation import train_or_continue
+
+    config = settings_of(str(experiment), overrides)
+    return (train_or_continue if resume else experiments.train)(config, console or Console(quiet=True))
+
+
+def settings_of(experiment: str, overrides: Sequence[str] | Mapping[str, object] = ()) -> Config:
+    """The settings of a run, with its name."""
+    from bingo_pl.sweeps.trials import trial_name
+
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={'null' if value is None else value}" for key, value in overrides.items()]
+    name = settings.with_data(experiment, overrides)
+    config = settings.load(name, overrides)
+    return dataclasses.replace(config, name=config.name or trial_name(os.environ) or Path(name).stem)
