@@ -1,0 +1,426 @@
+"""People who differ, brought together at the images' own resolution: groupwise affine, then deformable.
+
+All pairs of subjects are compared in time linear in their number. What is compared at a point are vectors, of which the
+agreement of two subjects is the inner product: experts of the model, and gradients of one contrast by their direction.
+So the agreement of all pairs is that of each subject with the sum over all others,
+
+    sum over i < j of <e_i, e_j>  =  (|sum of e_i|^2 - sum of |e_i|^2) / 2,
+
+which is the group's own evolving template. The template of a finished group can stand in for it: `add`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import binary_dilation
+from torch import Tensor
+
+from bingo_pl.alignment.cloud import Outlines
+from bingo_pl.alignment.experts import encode, encoded_lattice
+from bingo_pl.alignment.maps import Lattice, Linear, Maps, bending, centred
+from bingo_pl.alignment.means import centred_affines
+from bingo_pl.alignment.optimisation import Level, descend, only_turning
+from bingo_pl.alignment.similarity import TINY, Box, Edges
+from bingo_pl.alignment.volume import Picture, Volume, to_volume
+from bingo_pl.methods.bingo import Bingo
+
+FINEST, COARSEST = 180, 45
+"""Voxels across an object at the finest and the first level; but never finer than the images' own."""
+EDGES_WEIGHT = 2.0
+NODES, LAST_NODES = 6, 4
+"""Voxels between nodes of the velocities, on each level and on a last one."""
+STIFFNESS = 1 / 9
+"""Of the bending energy, in object sizes times voxels: people differ by more than one person's contrasts do."""
+EXPERTS = "experts"
+STEPS = 60
+POINTS = 4_000
+STATED = 20_000
+"""Points at which the result is judged."""
+AGAIN = 30
+"""Steps in which a result is found again that was disturbed by a voxel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One person's images, which lie on each other."""
+
+    pictures: Sequence[Picture]
+    modalities: Sequence[int]
+    """Their numbers in the model."""
+    contrasts: Sequence[str]
+    """Gradients of one contrast are compared by their direction."""
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """Vectors of N subjects at P points, whose inner products say how well two subjects agree."""
+
+    vectors: Tensor
+    """(N, P, K), 0 where a subject shows nothing."""
+    weights: Tensor
+    """(N, P), 1 where it shows something."""
+
+
+Features = Mapping[str, Feature]
+"""`EXPERTS`, and the gradients of each contrast."""
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """What a finished group shows: the sums of its subjects' vectors and weights."""
+
+    levels: Mapping[float, Mapping[str, Volume]]
+    """By the mm at which images were compared, each feature on a lattice: K + 1 channels, the weight last."""
+    box: Box
+    """Of the group's objects in the common space."""
+
+    def at(self, points: Tensor, voxel_mm: float) -> Features:
+        """Read the sums of a level at (P, D) mm of the common space."""
+        read = {name: volume.at(points)[0] for name, volume in self.levels[voxel_mm].items()}
+        return {name: Feature(values[None, :, :-1], values[None, :, -1]) for name, values in read.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What is read of an image at a level."""
+
+    contrast: str
+    experts: Volume | None
+    edges: Volume
+    region: Volume | None
+    """1 where its mask reaches."""
+
+    @classmethod
+    def of(
+        cls, bingo: Bingo | None, picture: Picture, modality: int, contrast: str, voxel_mm: float, own: Linear, box: Box
+    ) -> Look:
+        """Look at an image; ``own`` is where it lies now, common space to image."""
+        edges = Edges().see(picture, modality, voxel_mm, own, box)[0]
+        experts = None
+        if bingo is not None:
+            experts = encode(bingo, picture, modality, encoded_lattice(*box, voxel_mm, bingo.stride), own)
+        region = None
+        if picture.region is not None:
+            inside, to_index = picture.outline(2 * voxel_mm)
+            region = to_volume(binary_dilation(inside).astype(np.float32), to_index)
+        return cls(contrast, experts, edges, region)
+
+    def read(self, points: Tensor, turn: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """At (P, D) mm of the image: experts (P, C), gradients (P, D) in the common space, and whether it is seen (P).
+
+        Args:
+            points: where.
+            turn: (D, D) the image's linear map.
+        """
+        edges, inside = self.edges.at(points)
+        seen = inside.float()
+        if self.region is not None:
+            seen = seen * (self.region.at(points)[0][:, 0].detach() > 0.5)
+        edges = edges @ turn
+        if self.experts is None:
+            return None, edges, seen
+        experts, encoded = self.experts.at(points)
+        return _unit(experts, seen * encoded), edges, seen * encoded
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A group's images as they are compared at a level."""
+
+    looks: Sequence[Sequence[Look]]
+    """Of each subject."""
+
+    @classmethod
+    def of(cls, bingo: Bingo | None, subjects: Sequence[Subject], voxel_mm: float, linear: Linear, box: Box) -> View:
+        """Look at all subjects; ``linear`` holds their maps."""
+        return cls(
+            [
+                [
+                    Look.of(bingo, *image, voxel_mm, linear.of(i), box)
+                    for image in zip(one.pictures, one.modalities, one.contrasts, strict=True)
+                ]
+                for i, one in enumerate(subjects)
+            ]
+        )
+
+    def features(self, maps: Maps, points: Tensor) -> Features:
+        """What the subjects show at points (P, D) of the common space."""
+        where = maps(points)
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for i, looks in enumerate(self.looks):
+            own: dict[str, list[tuple[Tensor, Tensor]]] = {}
+            for look in looks:
+                experts, edges, seen = look.read(where[i], maps.linear.matrix[i])
+                own.setdefault(look.contrast, []).append((edges, seen))
+                if experts is not None:
+                    own.setdefault(EXPERTS, []).append((experts, seen))
+            for name, parts in own.items():
+                count = torch.stack([seen for _, seen in parts]).sum(0)
+                total = torch.stack([values * seen[:, None] for values, seen in parts]).sum(0)
+                found.setdefault(name, [_nothing(parts[0])] * i).append((total / count.clamp(min=1)[:, None], count))
+            for lacking in found.keys() - own.keys():
+                found[lacking].append(_nothing(found[lacking][0]))
+        return {
+            name: Feature(torch.stack([v for v, _ in parts]), torch.stack([c for _, c in parts]).clamp(max=1))
+            for name, parts in found.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A group of people in one space."""
+
+    maps: Maps
+    affine: Maps
+    """Those of the stages before."""
+    agreement: Sequence[float]
+    """Of each subject's experts with the others', at the end, at most 1; of gradients where there are no experts."""
+    agreement_affine: Sequence[float]
+    repeatability_mm: Sequence[float]
+    """RMS of what is left of a random disturbance when each subject is registered again."""
+    box: Box
+    """Lowest and highest corner (D,) mm of the group's objects in the common space."""
+    views: Mapping[float, View]
+    """By the mm at which images were compared, coarse to fine."""
+
+    def template(self, correction: Callable[[Tensor], Tensor] = lambda points: points) -> Template:
+        """What the group shows at each level.
+
+        Args:
+            correction: leads points (P, D) of the final common space to that of `maps`.
+        """
+        return Template({voxel: self._sums(voxel, view, correction) for voxel, view in self.views.items()}, self.box)
+
+    def _sums(self, voxel_mm: float, view: View, correction: Callable[[Tensor], Tensor]) -> dict[str, Volume]:
+        """Experts on a lattice as coarse as they are, gradients on one of the level's voxels."""
+        found: dict[str, Volume] = {}
+        for step in (2 * voxel_mm, voxel_mm):
+            lattice = Lattice.around(*self.box, step)
+            to_index = torch.cat([torch.eye(len(lattice.shape)), -lattice.first[:, None]], 1) / step
+            points = lattice.points().flatten(0, -2)
+            with torch.no_grad():
+                features = view.features(self.maps, correction(points))
+            for name, feature in features.items():
+                if (name == EXPERTS) == (step > voxel_mm):
+                    sums = torch.cat([feature.vectors.sum(0), feature.weights.sum(0)[:, None]], 1)
+                    found[name] = Volume(sums, lattice.shape, to_index)
+        return found
+
+
+def gather(
+    subjects: Sequence[Subject],
+    bingo: Bingo | None,
+    transform: str = "deformable",
+    tell: Callable[[str], None] = lambda text: None,
+) -> Gathered:
+    """Bring a group of people together. Equal inputs give equal results; nobody is the reference.
+
+    Args:
+        subjects: the people.
+        bingo: whose experts compare them; None: gradients alone.
+        transform: the last stage: ``rigid``, ``affine`` or ``deformable``.
+        tell: is told which stage is at work.
+    """
+    return _Gathering(subjects, bingo, None, tell).run(transform)
+
+
+def add(newcomer: Subject, template: Template, bingo: Bingo | None, transform: str = "deformable") -> Gathered:
+    """Bring one more person to a finished group, which stays as it is.
+
+    Args:
+        newcomer: the person.
+        template: of the group.
+        bingo: as for `gather`.
+        transform: as for `gather`.
+    """
+    return _Gathering([newcomer], bingo, template, lambda text: None).run(transform)
+
+
+class _Gathering:
+    """`gather` and, with the template of a finished group, `add`."""
+
+    def __init__(
+        self, subjects: Sequence[Subject], bingo: Bingo | None, template: Template | None, tell: Callable[[str], None]
+    ) -> None:
+        self.subjects, self.bingo, self.template, self.tell = subjects, bingo, template, tell
+        self.generator = torch.Generator().manual_seed(0)
+        pictures = [one.pictures[0] for one in subjects]
+        self.outlines = Outlines.of(pictures)
+        self.voxels: list[float]
+        if template is not None:
+            self.voxels = sorted(template.levels, reverse=True)
+            self.size_mm = float((template.box[1] - template.box[0]).median())
+        else:
+            self.size_mm = float(np.median([picture.size_mm for picture in pictures]))
+            image_mm = min(float(np.exp(np.log(p.spacing).mean())) for one in subjects for p in one.pictures)
+            self.voxels = _halved(self.size_mm / COARSEST, max(image_mm, self.size_mm / FINEST))
+        self.views: dict[float, View] = {}
+
+    def run(self, transform: str) -> Gathered:
+        maps = Maps(self._centres())
+        for kind in ("rigid", "affine")[: 1 if transform == "rigid" else 2]:
+            self.tell(f"aligning: {kind}")
+            maps = self._optimise(maps, Level(kind, self.voxels[0], STEPS, 0.3 * self.voxels[0], POINTS))
+        if self.template is None:
+            maps = replace(maps, linear=mean_removed(maps.linear))
+        affine = maps
+        if transform == "deformable":
+            self.views.clear()
+            for level in self._levels():
+                self.tell(f"aligning: deformable, {level.voxel_mm:.2g} mm")
+                maps = self._optimise(maps, level)
+        self.tell("estimating the error")
+        scatter = self._scatter(maps)
+        after, before = (self._agreement(each) for each in (maps, affine))
+        return Gathered(maps, affine, after, before, scatter, self._box(maps), self.views)
+
+    def _levels(self) -> list[Level]:
+        """Of the deformation, coarse to fine; the finest voxels are seen twice, with finer nodes the second time."""
+        fine = self.voxels[-1]
+        plans = [*((voxel, NODES * voxel) for voxel in self.voxels), (fine, LAST_NODES * fine)]
+        return [Level("deformable", voxel, STEPS, 0.3 * fine, POINTS, node, self._stiffness) for voxel, node in plans]
+
+    @property
+    def _stiffness(self) -> float:
+        return STIFFNESS * self.size_mm * self.voxels[-1]
+
+    def _centres(self) -> Linear:
+        """The middles of the fields of view on each other, or on the middle of a finished group's."""
+        middles = torch.stack([_middle(one.pictures[0]) for one in self.subjects])
+        here = middles.mean(0) if self.template is None else sum(self.template.box) / 2
+        return replace(Linear.identity(*middles.shape), offset=middles - here)
+
+    def _box(self, maps: Maps) -> Box:
+        return self.outlines.cloud(maps).box if self.template is None else self.template.box
+
+    def _view(self, voxel_mm: float, maps: Maps) -> View:
+        """The images as they are compared at a level, read once."""
+        if voxel_mm not in self.views:
+            self.views[voxel_mm] = View.of(self.bingo, self.subjects, voxel_mm, maps.linear, self._box(maps))
+        return self.views[voxel_mm]
+
+    def _given(self, points: Tensor, voxel_mm: float) -> Features | None:
+        return None if self.template is None else self.template.at(points, voxel_mm)
+
+    def _free(self, parameters: Tensor) -> Tensor:
+        """A group is kept in its middle; a newcomer goes where the finished group is."""
+        return centred(parameters, None) if self.template is None else parameters
+
+    def _optimise(self, start: Maps, level: Level) -> Maps:
+        cloud, view = self.outlines.cloud(start), self._view(level.voxel_mm, start)
+
+        def loss(maps: Maps, points: Tensor) -> Tensor:
+            return -_mean_agreement(view.features(maps, points), self._given(points, level.voxel_mm))
+
+        if level.kind == "deformable":
+            start = start.with_velocity(Lattice.around(*self._box(start), level.node_mm))
+            assert start.velocity is not None
+            velocity = start.velocity.clone().requires_grad_()
+
+            def bent_loss(points: Tensor) -> Tensor:
+                own = self._free(velocity)
+                bent = level.stiffness * bending(own, level.node_mm)
+                return loss(replace(start, velocity=own), points) + bent
+
+            descend(velocity, bent_loss, level, cloud, self.generator)
+            return replace(start, velocity=self._free(velocity)).detach()
+        dims = cloud.centres.shape[1]
+        parameters = torch.zeros(start.size, dims, dims + 1, requires_grad=True)
+
+        def moved() -> Maps:
+            own = self._free(only_turning(parameters) if level.kind == "rigid" else parameters)
+            return replace(start, linear=start.linear @ Linear.exponential(own, cloud.centre, cloud.size_mm / 2))
+
+        descend(parameters, lambda points: loss(moved(), points), level, cloud, self.generator)
+        return moved().detach()
+
+    def _scatter(self, maps: Maps) -> list[float]:
+        """What is left of a random disturbance of each subject, mm, the group's common part removed."""
+        if maps.velocity is None or maps.lattice is None:
+            return [0.0] * maps.size
+        voxel, step = self.voxels[-1], maps.lattice.step_mm
+        noise = torch.randn(maps.velocity.shape, generator=self.generator) * voxel / maps.velocity.shape[1] ** 0.5
+        disturbed = replace(maps, velocity=maps.velocity + self._free(noise))
+        level = Level("deformable", voxel, AGAIN, 0.25 * voxel, POINTS, step, self._stiffness)
+        again = self._optimise(disturbed, level)
+        with torch.no_grad():
+            points = self.outlines.cloud(maps).draw(2_000, self.generator)
+            left = self._free(maps.inverse(again(points)) - points)
+        scatter: list[float] = left.square().sum(2).mean(1).sqrt().tolist()
+        return scatter
+
+    def _agreement(self, maps: Maps) -> list[float]:
+        """Of each subject with the others, at the finest level that was seen."""
+        voxel = min(self.views)
+        points = self.outlines.cloud(maps).draw(STATED, self.generator)
+        with torch.no_grad():
+            features, given = self.views[voxel].features(maps, points), self._given(points, voxel)
+            name = EXPERTS if EXPERTS in features else min(features)
+            total, count = _with_others(features[name], None if given is None else given.get(name))
+        values: list[float] = (total / count.clamp(min=1)).tolist()
+        return values
+
+
+def mean_removed(linear: Linear) -> Linear:
+    """Maps composed with one map so that their bi-invariant mean (Pennec and Arsigny 2013) is the identity."""
+    dims = linear.offset.shape[1]
+    wholes = np.tile(np.eye(dims + 1), (len(linear.offset), 1, 1))
+    wholes[:, :dims, :dims], wholes[:, :dims, dims] = linear.matrix.double().numpy(), linear.offset.double().numpy()
+    moved = np.stack(centred_affines([*wholes]))
+    return Linear(
+        torch.from_numpy(moved[:, :dims, :dims]).float().contiguous(),
+        torch.from_numpy(moved[:, :dims, dims]).float().contiguous(),
+    )
+
+
+def _halved(coarse: float, fine: float) -> list[float]:
+    """Voxels of the levels, coarse to fine, about halved from one to the next."""
+    count = max(int(np.ceil(np.log2(coarse / fine) - 0.25)), 0)
+    voxels: list[float] = np.geomspace(max(coarse, fine), fine, count + 1).tolist()
+    return voxels
+
+
+def _mean_agreement(features: Features, given: Features | None) -> Tensor:
+    """Of all pairs, or of all subjects with a given sum: that of experts, and that of gradients by its weight."""
+    total = torch.zeros(())
+    parts = {name: _with_others(f, None if given is None else given.get(name)) for name, f in features.items()}
+    if EXPERTS in parts:
+        agreed, count = parts.pop(EXPERTS)
+        total = total + agreed.sum() / count.sum().clamp(min=1)
+    agreed, count = (torch.stack([part[which].sum() for part in parts.values()]).sum() for which in (0, 1))
+    return total + EDGES_WEIGHT * agreed / count.clamp(min=1)
+
+
+def _with_others(feature: Feature, given: Feature | None) -> tuple[Tensor, Tensor]:
+    """Of each subject (N,): its agreement with all others, and the number of comparisons, summed over the points."""
+    vectors, weights = feature.vectors * feature.weights[..., None], feature.weights
+    total, count = vectors.sum(0), weights.sum(0)
+    if given is not None:  # a finished group is what each is compared with, not the other newcomers
+        return (vectors * given.vectors[0]).sum((1, 2)), (weights * given.weights[0]).sum(1)
+    return (vectors * (total - vectors)).sum((1, 2)), (weights * (count - weights)).sum(1)
+
+
+def _nothing(like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(like[0]), torch.zeros_like(like[1])
+
+
+def _unit(values: Tensor, seen: Tensor) -> Tensor:
+    """(P, C) less their mean over what is seen, each of length 1."""
+    weights = seen[:, None]
+    mean = (values * weights).sum(0) / weights.sum().clamp(min=1)
+    return F.normalize(values - mean, dim=1, eps=TINY)
+
+
+def _middle(picture: Picture) -> Tensor:
+    """(D,) mm, of the field of view, or of the mask."""
+    if picture.region is not None and picture.region.any():
+        index = np.argwhere(picture.region).mean(0)
+    else:
+        index = (np.array(picture.unit.shape) - 1) / 2
+    to_index = picture.to_index
+    return torch.from_numpy(np.linalg.solve(to_index[:, :-1], index - to_index[:, -1])).float()
