@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
+from bingo_pl import sealed
 from bingo_pl.alignment.cloud import Outlines
 from bingo_pl.alignment.experts import encode, encoded_lattice
 from bingo_pl.alignment.maps import Lattice, Linear, Maps, bending, centred
@@ -27,6 +29,8 @@ from bingo_pl.alignment.means import centred_affines
 from bingo_pl.alignment.optimisation import Level, descend, only_turning
 from bingo_pl.alignment.similarity import TINY, Box, Edges
 from bingo_pl.alignment.volume import Picture, Volume, to_volume
+from bingo_pl.atomic import replacing
+from bingo_pl.errors import BingoError
 from bingo_pl.methods.bingo import Bingo
 
 FINEST, COARSEST = 180, 45
@@ -83,6 +87,33 @@ class Template:
         """Read the sums of a level at (P, D) mm of the common space."""
         read = {name: volume.at(points)[0] for name, volume in self.levels[voxel_mm].items()}
         return {name: Feature(values[None, :, :-1], values[None, :, -1]) for name, values in read.items()}
+
+    def write(self, path: Path) -> None:
+        """Write it for `read`, in half precision; raises `BingoError` where that is not possible."""
+        levels = {
+            voxel: {
+                name: {"values": volume.values.half(), "shape": volume.shape, "to_index": volume.to_index}
+                for name, volume in volumes.items()
+            }
+            for voxel, volumes in self.levels.items()
+        }
+        with replacing(path) as temporary, temporary.open("w+b") as file:
+            sealed.write({"levels": levels, "box": self.box}, file)
+
+    @classmethod
+    def read(cls, path: Path) -> Template:
+        """What `write` wrote; raises `BingoError` where the file is missing or holds anything else."""
+        try:
+            content = sealed.load(path, unsealed=False)
+        except sealed.DamagedFileError as error:
+            raise BingoError(
+                f"{path}: is not what was written there ({error}). Make the atlas again, or copy it whole"
+            ) from error
+        levels = {
+            voxel: {name: Volume(one["values"].float(), one["shape"], one["to_index"]) for name, one in volumes.items()}
+            for voxel, volumes in content["levels"].items()
+        }
+        return cls(levels, content["box"])
 
 
 @dataclass(frozen=True, eq=False)

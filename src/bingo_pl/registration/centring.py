@@ -8,7 +8,7 @@ bi-invariant mean of `bingo_pl.alignment.means`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -90,12 +90,19 @@ class Population:
         placements, _ = place(ordered, model, mode, work / "placements", positions)
         stages = tuple(placement.stage for placement in placements)
         _tell_overlaps(stages, ordered, console)
+        label_ids = label_ids_of({one.member.label or one.member.image: one.label_ids for one in seen})
         affines = centred_affines([stage.affine for stage in stages])
         boxes = [placement.box for placement in placements]
         first = read(ordered[0]).grid
         grid = grid_around(first, boxes, affines, model.config.data.spacing_mm, model.dims, model.stride)
         console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
-        return cls(tuple(seen), stages, tuple(affines), grid, _label_ids(seen))
+        return cls(
+            tuple(seen),
+            stages,
+            tuple(affines),
+            grid,
+            label_ids,
+        )
 
     def digest(self) -> str:
         """What tells the places of the images and the grid from any others."""
@@ -133,10 +140,18 @@ def _ordered(seen: Sequence[Seen]) -> list[Seen]:
     return [ordered.pop(len(ordered) // 2), *ordered]
 
 
-def _label_ids(seen: Sequence[Seen]) -> tuple[int, ...]:
-    ids = set[int]().union(*(one.label_ids for one in seen)) - {BACKGROUND}
+def label_ids_of(ids_of: Mapping[Path, Iterable[int]]) -> tuple[int, ...]:
+    """`BACKGROUND`, then the ids of the label maps of all images.
+
+    Args:
+        ids_of: of each image's label map, by what names the image or its label map in messages.
+
+    Raises:
+        BingoError: so many that one of them must be an image.
+    """
+    ids = set[int]().union(*ids_of.values()) - {BACKGROUND}
     if len(ids) > MOST_LABELS:
-        most = max(seen, key=lambda one: len(one.label_ids)).member.label
+        most = max(ids_of, key=lambda path: len(set(ids_of[path])))
         raise BingoError(
             f"the label maps hold {len(ids)} ids, {most} the most of them; wanted {MOST_LABELS} at most. Is an image "
             "named as a label map in the manifest?"

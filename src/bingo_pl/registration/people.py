@@ -1,0 +1,461 @@
+"""The atlas of people who differ, at the images' own resolution: ``bingo atlas`` by default.
+
+All subjects are brought together by `bingo_pl.alignment.population`, their displacements centred, and what they agree
+on is written with each one's transforms, so that ``bingo apply`` goes through the atlas as through any registration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
+
+from bingo_pl import __version__
+from bingo_pl import config as settings
+from bingo_pl.alignment.population import Gathered, Subject, Template, gather
+from bingo_pl.alignment.transforms import Centred, Fields, fields_of, read_field
+from bingo_pl.alignment.volume import Picture
+from bingo_pl.atomic import check_unused, replacing, replacing_folder
+from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.evaluation.uncertainty import hierarchical
+from bingo_pl.files.affine import Stage, overlap
+from bingo_pl.files.grids import Grid
+from bingo_pl.files.record import sha256_of
+from bingo_pl.files.resampling import resample_labels, to_array
+from bingo_pl.files.scans import File, Scan, check_dimensions, describe, names_of, read_scan
+from bingo_pl.files.transforms import write_image
+from bingo_pl.locking import held
+from bingo_pl.memory import shortage
+from bingo_pl.registration.atlas import RECORD
+from bingo_pl.registration.centring import label_ids_of
+from bingo_pl.registration.consensus import Stack, pairwise_dice
+from bingo_pl.registration.native import Space, native_grid
+from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, dice, sharpness, view
+from bingo_pl.registration.registered import Registered, write_member, write_record
+from bingo_pl.registration.telling import track
+from bingo_pl.streaming.file_source import dims_of
+from bingo_pl.training.model import Model
+
+TRANSFORMS = ("rigid", "affine", "deformable")
+FEATURES = "features.pt"
+"""What newcomers are compared with: `bingo_pl.alignment.population.Template`."""
+BYTES = 40
+"""Of memory for each voxel of an image: itself, its mask, its gradients, its experts."""
+MOST_PAIRED = 200
+"""Images with labels of which all pairs are compared, which takes time in the square of their number."""
+LEAST_DETERMINANT = 1e-3
+"""Where a map folds, its logarithm is that of this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What a user decides about an atlas."""
+
+    transform: str = "deformable"
+    """The last stage, one of `TRANSFORMS`."""
+    spacing_mm: float | None = None
+    """Voxel size of the template; None: the finest of the images."""
+    images: bool = False
+    """Write each registered image and its registered labels too."""
+    jacobian: bool = False
+    """Write maps of the logarithm of each subject's Jacobian determinant."""
+
+    def __post_init__(self) -> None:
+        if self.transform not in TRANSFORMS:
+            raise unknown_name("transform", self.transform, TRANSFORMS)
+        if self.spacing_mm is not None and not (np.isfinite(self.spacing_mm) and self.spacing_mm > 0):
+            raise BingoError(f"a spacing of {self.spacing_mm} mm: wanted a number above 0. Correct it")
+
+
+def build(members: Sequence[Member], checkpoint: Path | None, output: Path, choices: Choices, console: Console) -> Path:
+    """Make the atlas of a population and write it.
+
+    Args:
+        members: its images. Those of one subject must lie on each other; label maps and masks are optional.
+        checkpoint: of a trained method; None for the ready model.
+        output: a folder that does not exist yet.
+        choices: what is made.
+        console: where progress and results are reported.
+
+    Returns:
+        The folder, see docs/atlas.md.
+
+    Raises:
+        BingoError: unusable images, more than fit in memory, or a folder in use.
+    """
+    check_unused(output)
+    names = names_of(member.modality for member in members)  # one that cannot name a file is refused before the work
+    model = Model.load(checkpoint, dims_of(members[0]))
+    for member in members:
+        model.index(member.modality)
+    output = output.absolute()
+    with held(output):
+        cohort = Cohort.read(members, names, model, console)
+        with console.status("aligning") as status:
+            bingo = hierarchical(model.registrar)
+            gathered = gather(cohort.subjects(model), bingo, choices.transform, status.update)
+        placed = Placed.of(cohort, gathered)
+        grid = native_grid(cohort.scans, placed.affines, choices.spacing_mm)
+        grid.fitting(16.0, "the template", "Give a larger --spacing")
+        console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
+        with replacing_folder(output) as temporary:
+            _write(placed, grid, model, choices, temporary, output, console)
+    console.print(f"written: {escape(str(output))}", soft_wrap=True)
+    return output
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """The images of a population, in the manifest's order, and whom each shows."""
+
+    scans: Sequence[Scan]
+    digests: Sequence[Mapping[Path, str]]
+    people: Mapping[str, Sequence[int]]
+    """The numbers of each subject's images, in an order that does not depend on the manifest's."""
+    label_ids: tuple[int, ...]
+    """Background first."""
+    space: Space
+
+    @classmethod
+    def read(cls, members: Sequence[Member], names: Sequence[str], model: Model, console: Console) -> Cohort:
+        """Read all images.
+
+        Raises:
+            BingoError: unusable images, or more than fit in memory.
+        """
+        scans: list[Scan] = []
+        voxels = 0
+        for name, member in track(list(zip(names, members, strict=True)), "reading", console):
+            scan = read_scan(name, member.modality, member.image, member.mask, member.label)
+            check_dimensions([scan], model.dims)
+            voxels += int(np.prod(scan.grid.shape))
+            if short := shortage(BYTES * voxels * len(members) / (len(scans) + 1)):
+                raise BingoError(f"these {len(members)} images take {short}. Stream them: --memory 4GB")
+            scans.append(scan)
+        digests = [scan.digests() for scan in scans]
+        people: dict[str, list[int]] = {}
+        for i, (member, name) in enumerate(zip(members, names, strict=True)):
+            people.setdefault(f"subject {member.subject}" if member.subject else f"image {name}", []).append(i)
+
+        def content(i: int) -> tuple[str, str]:
+            return sha256_of(members[i].image), members[i].modality
+
+        for images in people.values():
+            images.sort(key=content)
+        ordered = dict(sorted(people.items(), key=lambda one: [content(i) for i in one[1]]))
+        first = scans[next(iter(ordered.values()))[0]]
+        ids = {member.label or member.image: _ids(scan) for member, scan in zip(members, scans, strict=True)}
+        return cls(scans, digests, ordered, label_ids_of(ids), Space.of(first))
+
+    def subjects(self, model: Model) -> list[Subject]:
+        """As alignment sees them.
+
+        Raises:
+            BingoError: a slice lies in another plane than the first one.
+        """
+        return [self.subject([self.scans[i] for i in images], model) for images in self.people.values()]
+
+    def subject(self, scans: Sequence[Scan], model: Model) -> Subject:
+        """A person of some images."""
+        pictures: list[Picture] = [self.space.picture(scan) for scan in scans]
+        return Subject(pictures, [model.index(scan.modality) for scan in scans], [scan.modality for scan in scans])
+
+    def owners(self) -> list[int]:
+        """Each image's subject, by its number."""
+        owner = {i: number for number, images in enumerate(self.people.values()) for i in images}
+        return [owner[i] for i in range(len(self.scans))]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A cohort where alignment put it."""
+
+    cohort: Cohort
+    gathered: Gathered
+    centred: Centred | None
+    """Of each subject; None where nothing is deformed."""
+    affines: list[NDArray[np.float64]]
+    """(4, 4) RAS mm, from the atlas to each image."""
+    owners: list[int]
+
+    @classmethod
+    def of(cls, cohort: Cohort, gathered: Gathered) -> Placed:
+        """Centre the displacements; the linear maps are centred already."""
+        fields = fields_of(gathered.maps)
+        owners, linear = cohort.owners(), gathered.maps.linear
+        affines = [
+            cohort.space.to_image(linear.of(owner), scan) for owner, scan in zip(owners, cohort.scans, strict=True)
+        ]
+        return cls(cohort, gathered, None if fields is None else Centred.of(fields), affines, owners)
+
+    def template(self) -> Template:
+        """For newcomers."""
+        return self.gathered.template(*([] if self.centred is None else [self.centred.corrected]))
+
+    def displacement(self, subject: int, grid: Grid) -> Tensor:
+        """(D, *S) in voxels of a grid."""
+        fields = None if self.centred is None else self.centred.fields
+        return on_grid(fields, subject, grid, self.cohort.space)
+
+    def view(self, image: int, grid: Grid, deformed: bool) -> View:
+        """An image on the grid, by its affine map alone or by all."""
+        displacement = self.displacement(self.owners[image], grid)
+        moved = displacement if deformed else torch.zeros_like(displacement)
+        return view(self.cohort.scans[image], self.affines[image], grid, moved, self.cohort.label_ids)
+
+    def registered(self, image: int, grid: Grid) -> Registered:
+        """An image and its transforms."""
+        scan, cohort = self.cohort.scans[image], self.cohort
+        return register_scan(
+            scan,
+            cohort.digests[image],
+            self.affines[image],
+            None if self.centred is None else self.centred.fields,
+            self.owners[image],
+            cohort.space,
+            grid,
+            cohort.scans[0],
+        )
+
+
+def on_grid(fields: Fields | None, subject: int, grid: Grid, space: Space) -> Tensor:
+    """The displacement of a subject, (D, *S) in voxels of a grid along the axes of the common space's plane."""
+    shape = grid.shape[: space.dims]
+    if fields is None:
+        return torch.zeros(space.dims, *shape)
+    to_common = np.linalg.inv(space.frame) @ grid.affine
+    kept = [*range(space.dims), 3]
+    matrix = torch.from_numpy(to_common[: space.dims][:, kept]).float()
+    index = torch.stack(torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij"))
+    points = (matrix[:, :-1] @ index.flatten(1) + matrix[:, -1:]).T
+    moved = read_field(fields.displacement[subject], fields.to_mm, points)
+    return torch.linalg.solve(matrix[:, :-1], moved.T).reshape(space.dims, *shape)
+
+
+def register_scan(
+    scan: Scan,
+    digests: Mapping[Path, str],
+    affine: NDArray[np.float64],
+    fields: Fields | None,
+    subject: int,
+    space: Space,
+    grid: Grid,
+    first: Scan,
+) -> Registered:
+    """An image with its transforms and, resampled once, on the atlas's grid.
+
+    Args:
+        scan: the image.
+        digests: of its files.
+        affine: (4, 4) RAS mm, from the atlas to the image.
+        fields: of the group; None where nothing is deformed.
+        subject: whose field is the image's.
+        space: of the group.
+        grid: of the atlas.
+        first: image by which overlaps are stated.
+    """
+    stage = Stage(affine, overlap(first, scan, np.eye(4)), overlap(first, scan, affine), True)
+    if fields is None:
+        return Registered.linear(scan, digests, stage, grid)
+    both = fields.displacement[subject], fields.inverse[subject]
+    return Registered.of(scan, digests, stage, *both, space.grid(fields, scan.grid.spacing[2]), grid)
+
+
+@dataclass(frozen=True, eq=False)
+class _Consensus:
+    """What the images agree on under some maps."""
+
+    pool: Pool
+    templates: dict[str, NDArray[np.float32]]
+    """(X, Y, Z) of each modality, and ``mean`` of all under the empty name."""
+    dice: list[float]
+    """Of each image's labels with the most probable ones; NaN without labels."""
+    pairwise: list[float]
+    """With all others' labels."""
+    sharpness: float
+    """Of the mean template, per mm."""
+
+    @classmethod
+    def of(cls, placed: Placed, grid: Grid, deformed: bool, console: Console) -> _Consensus:
+        cohort = placed.cohort
+        modalities = sorted({scan.modality for scan in cohort.scans})
+        pool = Pool(grid.shape, modalities, cohort.label_ids)
+        labels: dict[int, NDArray[np.int32]] = {}
+        with TemporaryDirectory(prefix="bingo_atlas_") as folder:
+            stacks = {
+                modality: Stack(Path(folder) / str(k), sum(s.modality == modality for s in cohort.scans), grid.shape)
+                for k, modality in enumerate(modalities)
+            }
+            for i in track(_by_content(cohort), "averaging", console):
+                seen, modality = placed.view(i, grid, deformed), cohort.scans[i].modality
+                pool.add(modality, seen)
+                stacks[modality].add(seen)
+                if seen.labels is not None:
+                    labels[i] = np.asarray(cohort.label_ids, np.int32)[seen.labels.argmax(0).numpy().ravel()]
+            templates = {modality: stack.robust_mean() for modality, stack in stacks.items()}
+        weights = {modality: weight.float().numpy() for modality, (weight, _) in pool.sums.items()}
+        total = np.maximum(sum(weights.values()), LEAST_COVERAGE)
+        mean = np.sum([templates[modality] * weights[modality] for modality in modalities], axis=0) / total
+        templates[""] = mean.astype(np.float32)
+        scores, pairs = (np.full(len(cohort.scans), np.nan) for _ in range(2))
+        if labels:
+            likely = pool.most_probable()
+            for i in labels:
+                scores[i] = dice(placed.view(i, grid, deformed), likely, cohort.label_ids)
+            if len(labels) <= MOST_PAIRED:
+                pairs[list(labels)] = pairwise_dice([*labels.values()], cohort.label_ids[1:])
+        clear = sharpness(templates[""], pool.coverage, grid)
+        return cls(pool, templates, scores.tolist(), pairs.tolist(), clear)
+
+
+def _write(
+    placed: Placed, grid: Grid, model: Model, choices: Choices, folder: Path, output: Path, console: Console
+) -> None:
+    """Write everything into ``folder``, which is to become ``output``."""
+    cohort, gathered = placed.cohort, placed.gathered
+    before, after = (_Consensus.of(placed, grid, deformed, console) for deformed in (False, True))
+    mean = torch.stack([placed.displacement(i, grid).double() for i in range(len(cohort.people))]).mean(0).float()
+    _write_consensus(cohort, after, grid, mean, folder)
+    placed.template().write(folder / FEATURES)
+    entries, images = [], []
+    likely = grid.to_sitk(after.pool.most_probable()) if len(cohort.label_ids) > 1 else None
+    subjects = list(cohort.people)
+    for i in track(range(len(cohort.scans)), "writing", console):
+        member, owner = placed.registered(i, grid), placed.owners[i]
+        entries.append(write_member(member, grid, folder, output, jacobian=False, images=choices.images))
+        write_maps(
+            member,
+            grid,
+            None if likely is None else to_array(resample_labels(likely, member.inverse.transform, member.scan.grid)),
+            choices.jacobian,
+            folder,
+        )
+        moved = _length_mm(placed.displacement(owner, grid), grid)
+        images.append(
+            entries[-1]
+            | {
+                "subject": subjects[owner].split(" ", 1)[1],
+                "agreement": gathered.agreement[owner],
+                "agreement_affine": gathered.agreement_affine[owner],
+                "repeatability_mm": gathered.repeatability_mm[owner],
+                "displacement_mm": float(moved.mean()),
+                "dice_affine": _or_none(before.dice[i]),
+                "dice": _or_none(after.dice[i]),
+                "pairwise_dice_affine": _or_none(before.pairwise[i]),
+                "pairwise_dice": _or_none(after.pairwise[i]),
+            }
+        )
+    record = {
+        "bingo_pl": __version__,
+        "checkpoint": {"path": str(model.path), "sha256": sha256_of(model.path)},
+        "transform": choices.transform,
+        "grid": {"shape": grid.shape, "affine_ras_mm": grid.affine.tolist()},
+        "space": {"dims": cohort.space.dims, "frame_ras_mm": cohort.space.frame.tolist()},
+        "label_ids": cohort.label_ids if len(cohort.label_ids) > 1 else None,
+        "mean_displacement_mm": float(_length_mm(mean, grid)[after.pool.coverage >= LEAST_COVERAGE].max()),
+        "dice_affine": _mean_or_none(before.dice),
+        "dice": _mean_or_none(after.dice),
+        "pairwise_dice_affine": _mean_or_none(before.pairwise),
+        "pairwise_dice": _mean_or_none(after.pairwise),
+        "sharpness_affine_per_mm": before.sharpness,
+        "sharpness_per_mm": after.sharpness,
+        "images": images,
+    }
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_record(folder, File.of(model.path), settings.to_tree(model.config), grid, entries)
+    _report(record, console)
+
+
+def _write_consensus(cohort: Cohort, found: _Consensus, grid: Grid, mean: Tensor, folder: Path) -> None:
+    pool = found.pool
+    modalities = [modality for modality in found.templates if modality]
+    volumes: dict[str, NDArray] = {
+        "template/mean": found.templates[""],
+        **{
+            f"template/{name}": found.templates[modality]
+            for name, modality in zip(names_of(modalities), modalities, strict=True)
+        },
+        "coverage": pool.coverage,
+        "mean_displacement": _length_mm(mean, grid),
+    }
+    if len(cohort.label_ids) > 1:
+        volumes |= {
+            "labels": pool.most_probable(),
+            "label_prior": pool.prior(),
+            "label_coverage": pool.label_coverage,
+        }
+        table = pd.DataFrame({"volume": range(len(pool.label_ids)), "label": pool.label_ids})
+        table.to_csv(folder / "label_prior.csv", index=False)
+    for name, volume in volumes.items():
+        write_image(volume, grid, folder / f"{name}.nii.gz")
+
+
+def write_maps(member: Registered, grid: Grid, labels: NDArray | None, jacobian: bool, folder: Path) -> None:
+    """Write what an atlas has of an image beyond its registration.
+
+    Args:
+        member: the image.
+        grid: of the atlas.
+        labels: the atlas's most probable ones on the image's own grid; None where it has none.
+        jacobian: write the logarithm of the Jacobian determinant.
+        folder: of the atlas.
+    """
+    if labels is not None:
+        write_image(labels, member.scan.grid, folder / "propagated" / f"{member.scan.name}.nii.gz")
+    if jacobian:
+        determinant = np.log(np.maximum(member.jacobian(), LEAST_DETERMINANT))
+        write_image(determinant.astype(np.float32), grid, folder / "log_jacobian" / f"{member.scan.name}.nii.gz")
+
+
+def _report(record: Mapping[str, Any], console: Console) -> None:
+    lines = [
+        f"sharpness of the template: {record['sharpness_affine_per_mm']:.4f} per mm after the affine stage, "
+        f"{record['sharpness_per_mm']:.4f} at the end",
+        f"mean displacement of the group: {record['mean_displacement_mm']:.2g} mm at most",
+    ]
+    for key, what in (("dice", "the most probable labels"), ("pairwise_dice", "all others' labels")):
+        if record[key] is not None:
+            lines.append(
+                f"Dice with {what}: {record[f'{key}_affine']:.3f} after the affine stage, {record[key]:.3f} at the end"
+            )
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _by_content(cohort: Cohort) -> list[int]:
+    """All images in an order that does not depend on the manifest's."""
+    return [i for images in cohort.people.values() for i in images]
+
+
+def _ids(scan: Scan) -> frozenset[int]:
+    return frozenset[int]() if scan.label is None else frozenset(np.unique(scan.label).tolist())
+
+
+def _length_mm(displacement: Tensor, grid: Grid) -> NDArray[np.float32]:
+    """(X, Y, Z) of a displacement (D, *S) in voxels of the grid."""
+    to_mm = torch.from_numpy(grid.affine[:3, : len(displacement)]).float()
+    length: NDArray[np.float32] = torch.tensordot(to_mm, displacement, dims=1).norm(dim=0).numpy()
+    return length.reshape(grid.shape)
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _mean_or_none(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
