@@ -42,7 +42,7 @@ STIFFNESS = 1 / 9
 """Of the bending energy, in object sizes times voxels: people differ by more than one person's contrasts do."""
 EXPERTS = "experts"
 STEPS = 60
-POINTS = 4_000
+POINTS = {2: 2_000, 3: 4_000}
 STATED = 20_000
 """Points at which the result is judged."""
 AGAIN = 30
@@ -296,7 +296,7 @@ class _Gathering:
         maps = Maps(self._centres())
         for kind in ("rigid", "affine")[: 1 if transform == "rigid" else 2]:
             self.tell(f"aligning: {kind}")
-            maps = self._optimise(maps, Level(kind, self.voxels[0], STEPS, 0.3 * self.voxels[0], POINTS))
+            maps = self._optimise(maps, Level(kind, self.voxels[0], STEPS, 0.3 * self.voxels[0], self._points))
         if self.template is None:
             maps = replace(maps, linear=mean_removed(maps.linear))
         affine = maps
@@ -314,7 +314,13 @@ class _Gathering:
         """Of the deformation, coarse to fine; the finest voxels are seen twice, with finer nodes the second time."""
         fine = self.voxels[-1]
         plans = [*((voxel, NODES * voxel) for voxel in self.voxels), (fine, LAST_NODES * fine)]
-        return [Level("deformable", voxel, STEPS, 0.3 * fine, POINTS, node, self._stiffness) for voxel, node in plans]
+        return [
+            Level("deformable", voxel, STEPS, 0.3 * fine, self._points, node, self._stiffness) for voxel, node in plans
+        ]
+
+    @property
+    def _points(self) -> int:
+        return POINTS[self.subjects[0].pictures[0].dims]
 
     @property
     def _stiffness(self) -> float:
@@ -377,7 +383,7 @@ class _Gathering:
         voxel, step = self.voxels[-1], maps.lattice.step_mm
         noise = torch.randn(maps.velocity.shape, generator=self.generator) * voxel / maps.velocity.shape[1] ** 0.5
         disturbed = replace(maps, velocity=maps.velocity + self._free(noise))
-        level = Level("deformable", voxel, AGAIN, 0.25 * voxel, POINTS, step, self._stiffness)
+        level = Level("deformable", voxel, AGAIN, 0.25 * voxel, self._points, step, self._stiffness)
         again = self._optimise(disturbed, level)
         with torch.no_grad():
             points = self.outlines.cloud(maps).draw(2_000, self.generator)
