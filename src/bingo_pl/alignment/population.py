@@ -22,12 +22,13 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from bingo_pl import sealed
-from bingo_pl.alignment.cloud import Outlines
+from bingo_pl.alignment.cloud import Cloud, Outlines
 from bingo_pl.alignment.experts import encode, encoded_lattice
 from bingo_pl.alignment.maps import Lattice, Linear, Maps, bending, centred
 from bingo_pl.alignment.means import centred_affines
 from bingo_pl.alignment.optimisation import Level, descend, only_turning
 from bingo_pl.alignment.similarity import TINY, Box, Edges
+from bingo_pl.alignment.starts import turns
 from bingo_pl.alignment.volume import Picture, Volume, to_volume
 from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
@@ -44,7 +45,15 @@ EXPERTS = "experts"
 STEPS = 60
 POINTS = {2: 2_000, 3: 4_000}
 STATED = 20_000
-"""Points at which the result is judged."""
+"""Points at which starts and results are judged."""
+SEARCH_STEPS = 30
+"""From each further start of a subject."""
+BETTER = 0.1
+"""By how much a subject must agree better with all others to be moved to where another start leads; where the images
+of people lie on each other, experts and gradients agree by 0.4 to 0.6 together, elsewhere by 0.2 at most."""
+ODD, USUAL = 0.7, 0.4
+"""For a subject that agrees less than this share of the group's median, other starts are tried; that median for a
+newcomer."""
 AGAIN = 30
 """Steps in which a result is found again that was disturbed by a voxel."""
 
@@ -293,10 +302,13 @@ class _Gathering:
         self.views: dict[float, View] = {}
 
     def run(self, transform: str) -> Gathered:
-        maps = Maps(self._centres())
+        self.tell("looking for a start")
+        maps = self._start()
         for kind in ("rigid", "affine")[: 1 if transform == "rigid" else 2]:
             self.tell(f"aligning: {kind}")
-            maps = self._optimise(maps, Level(kind, self.voxels[0], STEPS, 0.3 * self.voxels[0], self._points))
+            maps = self._optimise(maps, self._linear_level(kind, STEPS))
+            if kind == "rigid":
+                maps = self._searched(maps)
         if self.template is None:
             maps = replace(maps, linear=mean_removed(maps.linear))
         affine = maps
@@ -326,11 +338,77 @@ class _Gathering:
     def _stiffness(self) -> float:
         return STIFFNESS * self.size_mm * self.voxels[-1]
 
-    def _centres(self) -> Linear:
-        """The middles of the fields of view on each other, or on the middle of a finished group's."""
-        middles = torch.stack([_middle(one.pictures[0]) for one in self.subjects])
-        here = middles.mean(0) if self.template is None else sum(self.template.box) / 2
-        return replace(Linear.identity(*middles.shape), offset=middles - here)
+    def _linear_level(self, kind: str, steps: int) -> Level:
+        return Level(kind, self.voxels[0], steps, 0.3 * self.voxels[0], self._points)
+
+    def _starts(self) -> list[Linear]:
+        """As the headers have the images; the middles of their fields of view matched; those of their objects."""
+        fields = torch.stack([_middle(one.pictures[0]) for one in self.subjects])
+        objects = torch.stack([centres.mean(0) for centres in self.outlines.centres])
+        still = Linear.identity(*fields.shape)
+
+        def matched(places: Tensor) -> Linear:
+            here = places.mean(0) if self.template is None else (self.template.box[0] + self.template.box[1]) / 2
+            return replace(still, offset=places - here)
+
+        return [still, matched(fields), matched(objects)]
+
+    def _start(self) -> Maps:
+        """The start from which the group agrees best."""
+
+        def agreed(maps: Maps) -> float:
+            self.views.clear()
+            view, points = self._view(self.voxels[0], maps), self.outlines.cloud(maps).draw(STATED, self.generator)
+            with torch.no_grad():
+                given = self._given(points, self.voxels[0])
+                return float(_mean_agreement(view.features(maps, points), given))
+
+        best = max((Maps(linear) for linear in self._starts()), key=agreed)
+        self.views.clear()
+        return best
+
+    def _searched(self, maps: Maps) -> Maps:
+        """Subjects that agree far worse with all others than most, where they agree best of where more starts lead."""
+        view, cloud = self._view(self.voxels[0], maps), self.outlines.cloud(maps)
+        points = cloud.draw(self._points, self.generator)
+        with torch.no_grad():
+            features = view.features(maps, points)
+            totals = {name: (f.vectors.sum(0), f.weights.sum(0)) for name, f in features.items()}
+        others = [self._given(points, self.voxels[0]) or _without(features, totals, i) for i in range(maps.size)]
+        looks = [View([looks]) for looks in view.looks]
+        now = [self._alone(looks[i], maps.linear.of(i), others[i], points, 0) for i in range(maps.size)]
+        usual = float(np.median([agreement for agreement, _ in now])) if maps.size > 1 else USUAL
+        found, moved = [], False
+        for i, (agreement, linear) in enumerate(now):
+            middle = self.outlines.centres[i].mean(0)
+            starts = [each.of(i) for each in self._starts()] if agreement < ODD * usual else []
+            for start in [*starts, *(_turned(turn, middle, cloud.centre) for _, turn in turns(len(middle)) if starts)]:
+                better = self._alone(looks[i], start, others[i], points, SEARCH_STEPS)
+                if better[0] > agreement + BETTER:
+                    agreement, linear, moved = *better, True
+            found.append(linear)
+        if not moved:
+            return maps
+        self.views.clear()
+        maps = Maps(Linear(torch.cat([one.matrix for one in found]), torch.cat([one.offset for one in found])))
+        return self._optimise(maps, self._linear_level("rigid", STEPS))
+
+    def _alone(self, view: View, start: Linear, others: Features, points: Tensor, steps: int) -> tuple[float, Linear]:
+        """A subject's agreement with all others after some rigid steps, and its map."""
+        dims = points.shape[1]
+        centre, radius = points.mean(0), self.size_mm / 2
+        parameters = torch.zeros(1, dims, dims + 1, requires_grad=True)
+
+        def moved() -> Maps:
+            return Maps(start @ Linear.exponential(only_turning(parameters), centre, radius))
+
+        def loss(_: Tensor) -> Tensor:
+            return -_mean_agreement(view.features(moved(), points), others)
+
+        level = Level("rigid", self.voxels[0], steps, 0.6 * self.voxels[0], 1)
+        descend(parameters, loss, level, Cloud(points, 1.0), self.generator)
+        with torch.no_grad():
+            return -float(loss(points)), moved().detach().linear
 
     def _box(self, maps: Maps) -> Box:
         return self.outlines.cloud(maps).box if self.template is None else self.template.box
@@ -401,6 +479,21 @@ class _Gathering:
             total, count = _with_others(features[name], None if given is None else given.get(name))
         values: list[float] = (total / count.clamp(min=1)).tolist()
         return values
+
+
+def _turned(turn: Tensor, there: Tensor, here: Tensor) -> Linear:
+    """The map that turns by a matrix and leads from one point to another."""
+    return Linear(turn[None], (there - turn @ here)[None])
+
+
+def _without(features: Features, totals: Mapping[str, tuple[Tensor, Tensor]], subject: int) -> Features:
+    """The sums over all subjects but one."""
+    return {
+        name: Feature(
+            (totals[name][0] - feature.vectors[subject])[None], (totals[name][1] - feature.weights[subject])[None]
+        )
+        for name, feature in features.items()
+    }
 
 
 def mean_removed(linear: Linear) -> Linear:

@@ -62,7 +62,7 @@ def coarse_start(
         return _improved(similarity, pictures, modalities, outlines, Linear(turn[None], offset[None]), kind, generator)
 
     best = improved(torch.eye(dims), torch.zeros(dims), "headers")
-    others = [("centres", torch.eye(dims)), *_turns(dims)]
+    others = [("centres", torch.eye(dims)), *turns(dims)]
     for kind, turn in others:
         if kind != "centres" and best.agreement >= GOOD:
             break
@@ -97,7 +97,7 @@ def _improved(
     return Start(maps.linear.of(1), float(agreement * overlap), kind)
 
 
-def _turns(dims: int) -> list[tuple[str, Tensor]]:
+def turns(dims: int) -> list[tuple[str, Tensor]]:
     """What is done to the second image, and rotation matrices (D, D)."""
     rotation = scipy.spatial.transform.Rotation
     if dims == 2:
