@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bingo_pl import BingoError
+from bingo_pl.alignment import population
 from bingo_pl.alignment.population import EDGES_WEIGHT, EXPERTS, Feature, Template, _mean_agreement
 from bingo_pl.cli import main
+from bingo_pl.data_modules.checking.manifest_listing import list_manifest
 from bingo_pl.data_modules.manifest_file import PEOPLE, read_group
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.resampling import to_array
@@ -66,6 +68,16 @@ def voxels(path: Path) -> NDArray:
 def record(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "atlas.json").read_text())
     return content
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_steps() -> Iterator[None]:
+    """Enough for smooth people."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(population, "STEPS", 30)
+        patch.setattr(population, "AGAIN", 5)
+        patch.setattr(population, "POINTS", {2: 1500})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +240,12 @@ def test_a_manifest_says_whom_an_image_shows(tmp_path: Path) -> None:
     assert [member.subject for member in read_group(tmp_path / "people.csv", PEOPLE)] == ["anna", "anna", ""]
 
 
+def test_check_takes_the_manifest_of_a_population(tmp_path: Path) -> None:
+    one = person(tmp_path, 0)
+    (tmp_path / "people.csv").write_text(f"modality,image,subject\na,{one.image.name},anna\n")
+    assert not [finding for finding in list_manifest(tmp_path / "people.csv").findings if "subject" in str(finding)]
+
+
 def test_the_mean_is_not_moved_by_one_who_differs(tmp_path: Path) -> None:
     """Seven people alike up to brightness, contrast and noise, and one with a bright spot."""
     draw = np.random.default_rng(0)
@@ -272,7 +290,7 @@ def test_nobody_is_added_to_what_is_no_atlas(tmp_path: Path) -> None:
         ([], "name either a MANIFEST"),
         (["--add", "x.nii.gz", "--spacing", "2"], "Leave them out"),
         (["people.csv", "--memory", "1GB", "--jacobian"], "Leave out either"),
-        (["people.csv", "--transform", "deformed"], "Did you mean 'deformable'"),
+        (["people.csv", "--transform", "deformed"], "'deformable'"),
         (["people.csv", "--spacing", "-1"], "wanted a number above 0"),
     ],
 )

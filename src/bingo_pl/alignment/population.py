@@ -23,11 +23,10 @@ from torch import Tensor
 
 from bingo_pl import sealed
 from bingo_pl.alignment.cloud import Cloud, Outlines
-from bingo_pl.alignment.experts import encode, encoded_lattice
 from bingo_pl.alignment.maps import Lattice, Linear, Maps, bending, centred
 from bingo_pl.alignment.means import centred_affines
 from bingo_pl.alignment.optimisation import Level, descend, only_turning
-from bingo_pl.alignment.similarity import TINY, Box, Edges
+from bingo_pl.alignment.similarity import TINY, Box, Edges, Experts
 from bingo_pl.alignment.starts import turns
 from bingo_pl.alignment.volume import Picture, Volume, to_volume
 from bingo_pl.atomic import replacing
@@ -143,7 +142,7 @@ class Look:
         edges = Edges().see(picture, modality, voxel_mm, own, box)[0]
         experts = None
         if bingo is not None:
-            experts = encode(bingo, picture, modality, encoded_lattice(*box, voxel_mm, bingo.stride), own)
+            experts = Experts(bingo).see(picture, modality, voxel_mm, own, box)[0]
         region = None
         if picture.region is not None:
             inside, to_index = picture.outline(2 * voxel_mm)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import Device, MemoryOption, NewFolder, console
+from bingo_pl.cli.common import Device, MemoryOption, console
 from bingo_pl.errors import BingoError
 
 
@@ -61,7 +61,9 @@ def _sizes(text: str) -> list[int]:
 
 
 def atlas(
-    output: Annotated[Path, typer.Option(help="A folder that does not exist yet; with --add, that of the atlas")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder that does not exist yet; with --add, that of the atlas")
+    ],
     manifest: Annotated[
         Path | None,
         typer.Argument(
