@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -155,6 +156,8 @@ def test_everything_is_written_as_register_writes_it(atlas: Path) -> None:
         for path in (f"transforms/{name}_forward.h5", f"transforms/{name}_inverse.h5", f"registered/{name}.nii.gz"):
             assert (atlas / path).is_file()
         assert np.isfinite(voxels(atlas / "log_jacobian" / f"{name}.nii.gz")).all()
+    table = pd.read_csv(atlas / "images.tsv", sep="\t")
+    np.testing.assert_allclose(table["agreement"], [image["agreement"] for image in record(atlas)["images"]])
     source = sitk.ReadImage(record(atlas)["images"][1]["path"], sitk.sitkFloat32)
     like = sitk.ReadImage(str(atlas / "template" / "mean.nii.gz"))
     transform = sitk.ReadTransform(str(atlas / "transforms" / "a_2_forward.h5"))

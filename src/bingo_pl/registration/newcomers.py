@@ -26,7 +26,7 @@ from bingo_pl.files.scans import check_dimensions, names_of, read_scan
 from bingo_pl.locking import held
 from bingo_pl.registration.atlas import RECORD
 from bingo_pl.registration.native import Space
-from bingo_pl.registration.people import FEATURES, Choices, register_scan, write_maps
+from bingo_pl.registration.people import FEATURES, Choices, register_scan, write_atlas_record, write_maps
 from bingo_pl.registration.registered import write_member
 from bingo_pl.training.model import Model
 
@@ -129,9 +129,9 @@ def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any]) -> None:
     registration = _read(atlas / REGISTRATION)
     kept = registration["images"][0].keys()
     registration["images"].append({key: entry[key] for key in kept})
-    for path, content in ((atlas / RECORD, tree), (atlas / REGISTRATION, registration)):
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_atlas_record(atlas, tree)
+    with replacing(atlas / REGISTRATION) as temporary:
+        temporary.write_text(json.dumps(registration, indent=2), encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -51,6 +51,23 @@ from bingo_pl.training.model import Model
 TRANSFORMS = ("rigid", "affine", "deformable")
 FEATURES = "features.pt"
 """What newcomers are compared with: `bingo_pl.alignment.population.Template`."""
+TABLE = "images.tsv"
+COLUMNS = (
+    "name",
+    "subject",
+    "modality",
+    "path",
+    "agreement_affine",
+    "agreement",
+    "repeatability_mm",
+    "displacement_mm",
+    "folding_percent",
+    "dice_affine",
+    "dice",
+    "pairwise_dice_affine",
+    "pairwise_dice",
+)
+"""Of that table."""
 BYTES = 40
 """Of memory for each voxel of an image: itself, its mask, its gradients, its experts."""
 MOST_PAIRED = 200
@@ -373,10 +390,21 @@ def _write(
         "sharpness_per_mm": after.sharpness,
         "images": images,
     }
-    with replacing(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_atlas_record(folder, record)
     write_record(folder, File.of(model.path), settings.to_tree(model.config), grid, entries)
     _report(record, console)
+
+
+def write_atlas_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``atlas.json``, and its figures of each image as ``images.tsv``.
+
+    Raises:
+        BingoError: one cannot be written.
+    """
+    with replacing(folder / TABLE) as temporary:
+        pd.DataFrame(record["images"]).reindex(columns=COLUMNS).to_csv(temporary, sep="\t", index=False)
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _write_consensus(cohort: Cohort, found: _Consensus, grid: Grid, mean: Tensor, folder: Path) -> None:
