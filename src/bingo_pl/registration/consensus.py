@@ -89,7 +89,8 @@ def _biweight(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
 
 
 def pairwise_dice(maps: Sequence[NDArray[np.int32]], label_ids: Sequence[int]) -> NDArray[np.float64]:
-    """(N,) of each label map (V,): the mean Dice over labels with all others; labels that neither has do not count."""
+    """(N,) of each label map (V,): the mean Dice over labels with all others; labels that neither has do not
+    count. NaN where nobody has any."""
     total, count = np.zeros((2, len(maps), len(maps)))
     for label in label_ids:
         own = np.stack([ids == label for ids in maps])
@@ -101,6 +102,7 @@ def pairwise_dice(maps: Sequence[NDArray[np.int32]], label_ids: Sequence[int]) -
         sums = sizes[:, None] + sizes
         total += 2 * both / np.maximum(sums, 1)
         count += sums > 0
-    scores = total / np.maximum(count, 1)
-    np.fill_diagonal(scores, np.nan)
-    return np.nanmean(scores, 1) if len(maps) > 1 else np.full(1, np.nan)
+    np.fill_diagonal(count, 0)
+    known = count > 0
+    scores = np.where(known, total / np.maximum(count, 1), 0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.where(known.any(1), scores, np.nan)

@@ -42,7 +42,7 @@ from bingo_pl.registration.atlas import RECORD
 from bingo_pl.registration.centring import label_ids_of
 from bingo_pl.registration.consensus import Stack, pairwise_dice
 from bingo_pl.registration.native import Space, native_grid
-from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, dice, sharpness, view
+from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, View, sharpness, view
 from bingo_pl.registration.registered import Registered, write_member, write_record
 from bingo_pl.registration.telling import track
 from bingo_pl.streaming.file_source import dims_of
@@ -70,6 +70,8 @@ COLUMNS = (
 """Of that table."""
 BYTES = 40
 """Of memory for each voxel of an image: itself, its mask, its gradients, its experts."""
+UNSEEN = np.iinfo(np.int32).min
+"""In place of a label where an image shows nothing."""
 MOST_PAIRED = 200
 """Images with labels of which all pairs are compared, which takes time in the square of their number."""
 LEAST_DETERMINANT = 1e-3
@@ -320,7 +322,8 @@ class _Consensus:
                 pool.add(modality, seen)
                 stacks[modality].add(seen)
                 if seen.labels is not None:
-                    labels[i] = np.asarray(cohort.label_ids, np.int32)[seen.labels.argmax(0).numpy().ravel()]
+                    ids = np.asarray(cohort.label_ids, np.int32)[seen.labels.argmax(0).numpy()]
+                    labels[i] = np.where(seen.weight.numpy() > LEAST_COVERAGE, ids, UNSEEN).ravel()
             templates = {modality: stack.robust_mean() for modality, stack in stacks.items()}
         weights = {modality: weight.float().numpy() for modality, (weight, _) in pool.sums.items()}
         total = np.maximum(sum(weights.values()), LEAST_COVERAGE)
@@ -328,9 +331,10 @@ class _Consensus:
         templates[""] = mean.astype(np.float32)
         scores, pairs = (np.full(len(cohort.scans), np.nan) for _ in range(2))
         if labels:
-            likely = pool.most_probable()
-            for i in labels:
-                scores[i] = dice(placed.view(i, grid, deformed), likely, cohort.label_ids)
+            likely = pool.most_probable().ravel()
+            for i, ids in labels.items():
+                there = np.where(ids == UNSEEN, UNSEEN, likely)
+                scores[i] = pairwise_dice([ids, there], cohort.label_ids[1:])[0]
             if len(labels) <= MOST_PAIRED:
                 pairs[list(labels)] = pairwise_dice([*labels.values()], cohort.label_ids[1:])
         clear = sharpness(templates[""], pool.coverage, grid)
