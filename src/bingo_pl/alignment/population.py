@@ -45,6 +45,8 @@ STEPS = 60
 POINTS = {2: 2_000, 3: 4_000}
 STATED = 20_000
 """Points at which starts and results are judged."""
+SLAB = 1 << 16
+"""Points of a template that are worked on at once."""
 SEARCH_STEPS = 30
 """From each further start of a subject."""
 BETTER = 0.1
@@ -142,7 +144,7 @@ class Look:
         edges = Edges().see(picture, modality, voxel_mm, own, box)[0]
         experts = None
         if bingo is not None:
-            experts = Experts(bingo).see(picture, modality, voxel_mm, own, box)[0]
+            experts = _about_mean(Experts(bingo).see(picture, modality, voxel_mm, own, box)[0], picture, voxel_mm)
         region = None
         if picture.region is not None:
             inside, to_index = picture.outline(2 * voxel_mm)
@@ -164,7 +166,7 @@ class Look:
         if self.experts is None:
             return None, edges, seen
         experts, encoded = self.experts.at(points)
-        return _unit(experts, seen * encoded), edges, seen * encoded
+        return F.normalize(experts, dim=1, eps=TINY), edges, seen * encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,13 +243,15 @@ class Gathered:
         for step in (2 * voxel_mm, voxel_mm):
             lattice = Lattice.around(*self.box, step)
             to_index = torch.cat([torch.eye(len(lattice.shape)), -lattice.first[:, None]], 1) / step
-            points = lattice.points().flatten(0, -2)
-            with torch.no_grad():
-                features = view.features(self.maps, correction(points))
-            for name, feature in features.items():
-                if (name == EXPERTS) == (step > voxel_mm):
-                    sums = torch.cat([feature.vectors.sum(0), feature.weights.sum(0)[:, None]], 1)
-                    found[name] = Volume(sums, lattice.shape, to_index)
+            parts: dict[str, list[Tensor]] = {}
+            for points in lattice.points().flatten(0, -2).split(SLAB):
+                with torch.no_grad():
+                    features = view.features(self.maps, correction(points))
+                for name, feature in features.items():
+                    if (name == EXPERTS) == (step > voxel_mm):
+                        sums = torch.cat([feature.vectors.sum(0), feature.weights.sum(0)[:, None]], 1)
+                        parts.setdefault(name, []).append(sums)
+            found |= {name: Volume(torch.cat(sums), lattice.shape, to_index) for name, sums in parts.items()}
         return found
 
 
@@ -538,11 +542,12 @@ def _nothing(like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(like[0]), torch.zeros_like(like[1])
 
 
-def _unit(values: Tensor, seen: Tensor) -> Tensor:
-    """(P, C) less their mean over what is seen, each of length 1."""
-    weights = seen[:, None]
-    mean = (values * weights).sum(0) / weights.sum().clamp(min=1)
-    return F.normalize(values - mean, dim=1, eps=TINY)
+def _about_mean(experts: Volume, picture: Picture, voxel_mm: float) -> Volume:
+    """Experts less their mean over the object."""
+    inside, to_index = picture.outline(2 * voxel_mm)
+    places = (np.argwhere(inside) - to_index[:, -1]) @ np.linalg.inv(to_index[:, :-1]).T
+    mean = experts.at(torch.from_numpy(places).float())[0].mean(0)
+    return replace(experts, values=experts.values - mean)
 
 
 def _middle(picture: Picture) -> Tensor:

@@ -68,7 +68,7 @@ COLUMNS = (
     "pairwise_dice",
 )
 """Of that table."""
-BYTES = 40
+BYTES = 60
 """Of memory for each voxel of an image: itself, its mask, its gradients, its experts."""
 UNSEEN = np.iinfo(np.int32).min
 """In place of a label where an image shows nothing."""
