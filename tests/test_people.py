@@ -271,6 +271,8 @@ def test_dice_of_all_pairs() -> None:
     maps = [np.array([1, 1, 0, 2]), np.array([1, 0, 0, 2]), np.array([0, 0, 0, 0])]
     first = np.mean([np.mean([2 / 3, 1]), np.mean([0, 0])])
     np.testing.assert_allclose(pairwise_dice(maps, (1, 2))[0], first)
+    of_others = pairwise_dice([*maps, maps[0]], (1, 2), [0, 1, 2, 0])
+    np.testing.assert_allclose(of_others[0], first, err_msg="an own map does not count")
 
 
 def test_a_template_comes_back_from_its_file(atlas: Path, tmp_path: Path) -> None:

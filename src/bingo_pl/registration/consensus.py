@@ -88,9 +88,19 @@ def _biweight(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
     return result
 
 
-def pairwise_dice(maps: Sequence[NDArray[np.int32]], label_ids: Sequence[int]) -> NDArray[np.float64]:
-    """(N,) of each label map (V,): the mean Dice over labels with all others; labels that neither has do not
-    count. NaN where nobody has any."""
+def pairwise_dice(
+    maps: Sequence[NDArray[np.int32]], label_ids: Sequence[int], owners: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """(N,) of each label map (V,): the mean Dice over labels with all others; labels that neither has do not count.
+
+    Args:
+        maps: ids.
+        label_ids: which count.
+        owners: whose each is, by number: maps of one person are not compared; None: each is another person's.
+
+    Returns:
+        NaN where there is nothing to compare.
+    """
     total, count = np.zeros((2, len(maps), len(maps)))
     for label in label_ids:
         own = np.stack([ids == label for ids in maps])
@@ -102,7 +112,8 @@ def pairwise_dice(maps: Sequence[NDArray[np.int32]], label_ids: Sequence[int]) -
         sums = sizes[:, None] + sizes
         total += 2 * both / np.maximum(sums, 1)
         count += sums > 0
-    np.fill_diagonal(count, 0)
+    persons = np.arange(len(maps)) if owners is None else np.asarray(owners)
+    count[persons[:, None] == persons] = 0
     known = count > 0
     scores = np.where(known, total / np.maximum(count, 1), 0).sum(1) / np.maximum(known.sum(1), 1)
     return np.where(known.any(1), scores, np.nan)

@@ -302,7 +302,7 @@ class _Consensus:
     dice: list[float]
     """Of each image's labels with the most probable ones; NaN without labels."""
     pairwise: list[float]
-    """With all others' labels."""
+    """With the labels of all other people."""
     sharpness: float
     """Of the mean template, per mm."""
 
@@ -336,7 +336,8 @@ class _Consensus:
                 there = np.where(ids == UNSEEN, UNSEEN, likely)
                 scores[i] = pairwise_dice([ids, there], cohort.label_ids[1:])[0]
             if len(labels) <= MOST_PAIRED:
-                pairs[list(labels)] = pairwise_dice([*labels.values()], cohort.label_ids[1:])
+                owners = [placed.owners[i] for i in labels]
+                pairs[list(labels)] = pairwise_dice([*labels.values()], cohort.label_ids[1:], owners)
         clear = sharpness(templates[""], pool.coverage, grid)
         return cls(pool, templates, scores.tolist(), pairs.tolist(), clear)
 
