@@ -88,10 +88,10 @@ def atlas(
         bool, typer.Option("--jacobian", help="Write maps of the logarithm of the Jacobian determinant too")
     ] = False,
     affine: Annotated[
-        Literal["always", "auto", "never"] | None,
+        Literal["auto", "always", "never"] | None,
         typer.Option(
-            help="Affine stage of the network alone, which then registers: always, auto (images that are not roughly "
-            "aligned) or never",
+            help="Affine stage of the network alone, which then registers; auto: of images that are not roughly "
+            "aligned",
             show_default="always with --memory",
         ),
     ] = None,

@@ -232,7 +232,7 @@ class Placed:
         """An image on the grid, by its affine map alone or by all."""
         displacement = self.displacement(self.owners[image], grid)
         moved = displacement if deformed else torch.zeros_like(displacement)
-        return view(self.cohort.scans[image], self.affines[image], grid, moved, self.cohort.label_ids)
+        return view(self.cohort.scans[image], self.affines[image], grid, moved, self.cohort.label_ids, cubic=True)
 
     def registered(self, image: int, grid: Grid) -> Registered:
         """An image and its transforms."""
