@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bingo_pl import BingoError
 from bingo_pl.alignment import population
-from bingo_pl.alignment.population import EDGES_WEIGHT, EXPERTS, Feature, Template, _mean_agreement
+from bingo_pl.alignment.features import EDGES_WEIGHT, EXPERTS, Feature, Template, mean_agreement
 from bingo_pl.cli import main
 from bingo_pl.data_modules.checking.manifest_listing import list_manifest
 from bingo_pl.data_modules.manifest_file import PEOPLE, read_group
@@ -115,7 +115,7 @@ def test_sums_compare_all_pairs() -> None:
         return total / count
 
     expected = of_pairs([EXPERTS]) + EDGES_WEIGHT * of_pairs(["a", "b"])
-    assert float(_mean_agreement(found, None)) == pytest.approx(expected, abs=1e-5)
+    assert float(mean_agreement(found, None)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_sum_of_a_group_stands_for_its_members() -> None:
@@ -132,7 +132,7 @@ def test_the_sum_of_a_group_stands_for_its_members() -> None:
         total += float(((found[EXPERTS].vectors[i] * found[EXPERTS].vectors[3]).sum(1) * both).sum())
         count += float(both.sum())
     only = {EXPERTS: newcomer[EXPERTS], "a": Feature(torch.zeros(1, 30, 2), torch.zeros(1, 30))}
-    assert float(_mean_agreement(only, sums)) == pytest.approx(total / count, abs=1e-5)
+    assert float(mean_agreement(only, sums)) == pytest.approx(total / count, abs=1e-5)
 
 
 def test_people_agree_better_than_by_affine_maps(atlas: Path) -> None:

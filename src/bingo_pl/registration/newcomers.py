@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 
-from bingo_pl.alignment.population import Subject, Template, add
+from bingo_pl.alignment.features import Subject, Template
+from bingo_pl.alignment.population import add
 from bingo_pl.alignment.transforms import fields_of
 from bingo_pl.atomic import replacing
 from bingo_pl.data_modules.reading import read_voxels
@@ -25,8 +26,9 @@ from bingo_pl.files.resampling import resample_labels, to_array
 from bingo_pl.files.scans import check_dimensions, names_of, read_scan
 from bingo_pl.locking import held
 from bingo_pl.registration.atlas import RECORD
+from bingo_pl.registration.cohort import register_scan
 from bingo_pl.registration.native import Space
-from bingo_pl.registration.people import FEATURES, Choices, register_scan, write_atlas_record, write_maps
+from bingo_pl.registration.people import FEATURES, Choices, write_atlas_record, write_maps
 from bingo_pl.registration.registered import write_member
 from bingo_pl.training.model import Model
 
