@@ -35,8 +35,8 @@ table: install ## Compare METHODS (all) on the test groups of DATASET; interrupt
 scalability: install ## Register test groups of DATASET merged to ever larger groups with CKPT: 3 to 1,320 images; MEMORY=1GB
 	$(call needs_checkpoint)$(BIN)/bingo scalability $(DATASET) $(ROOT) $(ARGS) --checkpoint "$(CKPT)" $(if $(MEMORY),--memory $(MEMORY))
 
-atlas: install ## Make the template, label prior and coverage of the images in MANIFEST, in OUTPUT; CKPT or the ready model; MEMORY=1GB
-	$(if $(MANIFEST),,$(error name the images: MANIFEST=population.csv with the columns modality,image[,mask,label]))$(if $(OUTPUT),,$(error name a new folder: OUTPUT=atlas))$(BIN)/bingo atlas "$(MANIFEST)" --output "$(OUTPUT)" $(if $(CKPT),--checkpoint "$(CKPT)") $(if $(MEMORY),--memory $(MEMORY))
+atlas: install ## Make the template, label prior and coverage of the images in MANIFEST, in OUTPUT; CKPT or the ready model; MEMORY=1GB streams
+	$(if $(MANIFEST),,$(error name the images: MANIFEST=population.csv with the columns modality,image[,mask,label,subject]))$(if $(OUTPUT),,$(error name a new folder: OUTPUT=atlas))$(BIN)/bingo atlas "$(MANIFEST)" --output "$(OUTPUT)" $(if $(CKPT),--checkpoint "$(CKPT)") $(if $(MEMORY),--memory $(MEMORY))
 
 sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL=1 without it; AGENTS=n COUNT=n
 	$(BIN)/bingo sweep $(DATASET) $(ROOT) $(ARGS) $(if $(LOCAL),--local) $(if $(AGENTS),--agents $(AGENTS)) $(if $(COUNT),--count $(COUNT))

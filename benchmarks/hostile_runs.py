@@ -275,7 +275,7 @@ def disk() -> Iterator[Call]:
             "scalability": ((*SCALABILITY, *MODEL, "--images", "4", "--name", "new"), "runs/scalability", None),
             "register": ((*REGISTER, *NEW, *GROUP), "nothing", None),
             "streamed": ((*STREAMED, *NEW, *GROUP), "new/unfinished", None),
-            "atlas": (("atlas", "group.csv", *MODEL, *NEW), "new.work", None),
+            "atlas": (("atlas", "group.csv", *MODEL, *NEW, "--memory", "1GB"), "new.work", None),
             "report": (("report", "out"), "nothing", None),
         }
         for key, (command, leaves, change) in begun.items():
@@ -296,7 +296,7 @@ def locks() -> Iterator[Call]:
     """A second command on what another one is working on is refused; the first one does not notice."""
     crowd = _population(MANY)
     streamed = (*STREAMED[:-1], "1MB", *NEW, "--manifest", "crowd.csv")
-    atlas = ("atlas", "crowd.csv", *MODEL, *NEW)
+    atlas = ("atlas", "crowd.csv", *MODEL, *NEW, "--memory", "1GB")
     growing = (*SCALABILITY, *MODEL, "--images", "200", "--name", "new")
     yield Call("locks", "continue twice", LONG, beside=LONG)
     yield Call("locks", "resume what is trained", ("resume", "runs/new/checkpoints/last.ckpt"), beside=LONG)
@@ -327,9 +327,9 @@ def signals() -> Iterator[Call]:
         "register": (slow, (), quick, None),
         "streamed": (streamed, ("new/unfinished",), streamed, crowd),
         "atlas": (
-            ("atlas", "crowd.csv", *MODEL, *NEW),
+            ("atlas", "crowd.csv", *MODEL, *NEW, "--memory", "1GB"),
             ("new.work", ".new"),
-            ("atlas", "crowd.csv", *MODEL, *NEW),
+            ("atlas", "crowd.csv", *MODEL, *NEW, "--memory", "1GB"),
             crowd,
         ),
         "scalability": (growing, ("runs/scalability",), growing, None),

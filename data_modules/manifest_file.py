@@ -7,7 +7,7 @@ import io
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bingo_pl.data_modules.preprocess import Member
@@ -51,7 +51,13 @@ GROUP = Columns(
     layout="Wanted: a header line with the columns modality,image and optionally mask,label, then a line for each "
     "image; paths are absolute or relative to the CSV file",
 )
-"""One group: what `bingo register`, `bingo estimate` and `bingo atlas` take."""
+"""One group: what `bingo register` and `bingo estimate` take."""
+PEOPLE = replace(
+    GROUP,
+    optional=("mask", "label", "subject"),
+    layout=GROUP.layout.replace("mask,label", "mask,label,subject"),
+)
+"""A population: what `bingo atlas` takes. Images of one subject show the same person."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,13 @@ class Manifest:
         refuse(self.path, *self.problems)
 
 
-def read_group(path: Path) -> list[Member]:
-    """The images of one group, in the manifest's order.
+def read_group(path: Path, columns: Columns = GROUP) -> list[Member]:
+    """The images of one group, or of another kind of manifest, in the manifest's order.
 
     Raises:
         BingoError: the file is missing, no such table, or a line lacks a modality or an image.
     """
-    manifest = read_manifest(path, GROUP)
+    manifest = read_manifest(path, columns)
     manifest.refuse()
     return [row.member for row in manifest.rows]
 
@@ -115,7 +121,7 @@ def read_manifest(path: Path, *kinds: Columns) -> Manifest:
     tables = [(number, dict.fromkeys(header, "") | dict(zip(header, cells, strict=False))) for number, cells in filled]
     rows = tuple(Row(number, cells, _member(path.parent, cells)) for number, cells in tables if cells["image"])
     problems = [*_unused_columns(header, columns), *_empty_cells(tables, columns)]
-    if columns is GROUP:
+    if columns in (GROUP, PEOPLE):
         problems += [*_names_of_no_file(rows), *repeated_images(rows, "warning")]
     return Manifest(path, columns, rows, tuple(problems))
 
@@ -194,4 +200,4 @@ def _names_of_no_file(rows: Sequence[Row]) -> Iterator[Problem]:
 def _member(folder: Path, cells: Mapping[str, str]) -> Member:
     """One line's files; `/` leaves absolute paths as they are."""
     label, mask = (folder / cells[column] if cells.get(column) else None for column in ("label", "mask"))
-    return Member(cells["modality"], folder / cells["image"], label, mask)
+    return Member(cells["modality"], folder / cells["image"], label, mask, cells.get("subject", ""))

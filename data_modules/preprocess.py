@@ -34,6 +34,8 @@ class Member:
     image: Path
     label: Path | None = None
     mask: Path | None = None
+    subject: str = ""
+    """Whom it shows, where a person may have several images; empty: one of its own."""
 
     @property
     def files(self) -> list[Path]:

@@ -19,11 +19,11 @@ from rich.console import Console
 from scipy.linalg import logm
 
 from bingo_pl import BingoError
+from bingo_pl.alignment.means import centred_affines
 from bingo_pl.cli import main
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.files.grids import Grid
 from bingo_pl.registration import atlas
-from bingo_pl.registration.centring import centred
 
 from .conftest import smooth
 from .test_affine import GRIDS, image, move
@@ -171,7 +171,7 @@ def test_half_an_image_neither_darkens_nor_blurs_its_edge(tmp_path: Path) -> Non
 
 def test_affine_maps_are_centred_and_keep_their_differences() -> None:
     affines = [move(GRIDS[3], *how) for how in ((0, 0, 1), (20, 12, 1.1), (-5, -30, 0.8), (9, 3, 1.2))]
-    result = centred(affines)
+    result = centred_affines(affines)
     np.testing.assert_allclose(np.mean([logm(affine) for affine in result], axis=0), 0, atol=1e-8)
     for one, other in zip(affines, result, strict=True):
         np.testing.assert_allclose(other @ np.linalg.inv(result[0]), one @ np.linalg.inv(affines[0]), atol=1e-9)
@@ -179,7 +179,7 @@ def test_affine_maps_are_centred_and_keep_their_differences() -> None:
 
 def test_maps_without_a_mean_are_refused() -> None:
     with pytest.raises(BingoError, match="turned by half a turn or mirrored"):
-        centred([np.eye(4), np.diag([-1.0, 1, 1, 1])])
+        centred_affines([np.eye(4), np.diag([-1.0, 1, 1, 1])])
 
 
 def test_an_unknown_affine_stage_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def test_the_version_is_that_of_the_package(
         ("register", "auto|always|never"),
         ("register", "auto|cpu|gpu|mps"),
         ("estimate", "auto|cpu|gpu|mps"),
-        ("atlas", "always|auto|never"),
+        ("atlas", "auto|always|never"),
+        ("atlas", "rigid|affine|deformable"),
         ("apply", "RAS|LPS"),
     ],
 )

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from bingo_pl.data_modules.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
 from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort_problems
-from bingo_pl.data_modules.manifest_file import GROUP, Manifest, Row, read_manifest
+from bingo_pl.data_modules.manifest_file import GROUP, PEOPLE, Manifest, Row, read_manifest
 from bingo_pl.data_modules.preprocess import Member
 
 
 def list_manifest(path: Path) -> Listing:
-    """The files and groups of a manifest, of a cohort or of one group; its faults are findings."""
-    manifest = read_manifest(path, COHORT, GROUP)
+    """The files and groups of a manifest, of a cohort, of one group or of a population; its faults are findings."""
+    manifest = read_manifest(path, COHORT, GROUP, PEOPLE)
     if manifest.columns is COHORT:
         manifest = with_cohort_problems(manifest)
     listing = Listing(path.parent)

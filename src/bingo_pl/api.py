@@ -16,7 +16,7 @@ from bingo_pl import config as settings
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.config import Config
 from bingo_pl.data_modules.checking import check as checking
-from bingo_pl.data_modules.manifest_file import read_group
+from bingo_pl.data_modules.manifest_file import GROUP, PEOPLE, Columns, read_group
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.device import isolated
 from bingo_pl.errors import BingoError
@@ -24,6 +24,7 @@ from bingo_pl.files.scans import Images
 from bingo_pl.messages import Progress, report, reporting
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.registration import atlas as atlases
+from bingo_pl.registration import people
 from bingo_pl.registration.registered import RegisteredGroup
 from bingo_pl.registration.streamed import probe_files
 from bingo_pl.registration.workflow import register
@@ -169,8 +170,12 @@ def atlas(
     output: Path | str,
     checkpoint: Path | str | None = None,
     *,
-    affine: str = "always",
-    memory: str = "1GB",
+    transform: str = "deformable",
+    spacing_mm: float | None = None,
+    images_too: bool = False,
+    jacobian: bool = False,
+    affine: str | None = None,
+    memory: str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     console: Console | None = None,
@@ -179,11 +184,17 @@ def atlas(
     """Make a population's unbiased template, with the probability of each label where label maps are given.
 
     Args:
-        images: a manifest with the columns modality,image[,mask,label], or (modality, file) pairs.
+        images: a manifest with the columns modality,image[,mask,label,subject], or (modality, file) pairs.
         output: a folder that does not exist yet.
         checkpoint: of a BInGo model; None for the ready model.
-        affine: ``always``, ``auto`` (images that are not roughly aligned) or ``never``.
-        memory: for images being processed, features and running sums, e.g. ``500MB``.
+        transform: the last stage, ``rigid``, ``affine`` or ``deformable``.
+        spacing_mm: voxel size of the template; None: the finest of the images.
+        images_too: write each registered image and its labels.
+        jacobian: write maps of the logarithm of the Jacobian determinant.
+        affine: instead, register by the network alone after an affine stage: ``always``, ``auto`` (of images that are
+            not roughly aligned) or ``never``.
+        memory: likewise, reading one image at a time, with so much memory for images being processed, features and
+            running sums, e.g. ``500MB``.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         overwrite: replace ``output`` where it is a folder that `bingo_pl` wrote whole.
         console: where results are shown; None for silence.
@@ -197,8 +208,16 @@ def atlas(
     """
     shown = console or Console(quiet=True)
     path = None if checkpoint is None else Path(checkpoint)
+    if affine is None and memory is None:
+        choices = people.Choices(transform, spacing_mm, images_too, jacobian)
+        return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
+    if spacing_mm or images_too or jacobian or transform != "deformable":
+        raise BingoError(
+            "--spacing, --images, --jacobian and --transform do not go with --affine or --memory. Leave out either"
+        )
+    bytes_ = parse_bytes(memory or "1GB")
     members = _members(images)
-    return atlases.build(members, path, Path(output), affine, parse_bytes(memory), shown, device, overwrite)
+    return atlases.build(members, path, Path(output), affine or "always", bytes_, shown, device, overwrite)
 
 
 @isolated()
@@ -233,9 +252,9 @@ def estimate(
     return dataclasses.replace(predicted, files=probe_files(members, model, size))
 
 
-def _members(images: Path | str | Sequence[tuple[str, Path | str] | Member]) -> list[Member]:
+def _members(images: Path | str | Sequence[tuple[str, Path | str] | Member], columns: Columns = GROUP) -> list[Member]:
     if isinstance(images, (str, Path)):
-        return read_group(Path(images))
+        return read_group(Path(images), columns)
     return [image if isinstance(image, Member) else Member(image[0], Path(image[1])) for image in images]
 
 

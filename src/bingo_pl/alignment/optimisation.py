@@ -125,14 +125,14 @@ def optimise(
     radius, centre = cloud.size_mm / 2, cloud.centre
 
     def moved() -> Maps:
-        own = centred(_rigid(parameters) if level.kind == "rigid" else parameters, reference)
+        own = centred(only_turning(parameters) if level.kind == "rigid" else parameters, reference)
         return replace(maps, linear=maps.linear @ Linear.exponential(own, centre, radius))
 
-    _descend(parameters, lambda points: sight.loss(moved(), points, generator), level, cloud, generator)
+    descend(parameters, lambda points: sight.loss(moved(), points, generator), level, cloud, generator)
     return moved().detach()
 
 
-def _rigid(parameters: Tensor) -> Tensor:
+def only_turning(parameters: Tensor) -> Tensor:
     """The antisymmetric part of the linear ones, whose exponential turns and nothing else."""
     linear = parameters[..., :-1]
     return torch.cat([(linear - linear.transpose(1, 2)) / 2, parameters[..., -1:]], 2)
@@ -154,11 +154,11 @@ def _deform(
         bent = level.stiffness * bending(current.velocity, level.node_mm)
         return sight.loss(current, points, generator) + bent
 
-    _descend(velocity, loss, level, cloud, generator)
+    descend(velocity, loss, level, cloud, generator)
     return moved().detach()
 
 
-def _descend(
+def descend(
     parameters: Tensor, loss: Callable[[Tensor], Tensor], level: Level, cloud: Cloud, generator: torch.Generator
 ) -> None:
     """Adam with a falling rate; its epsilon is as small beside the slopes whatever the unit of length."""

@@ -105,7 +105,7 @@ def _coarse_start(
         return Start(maps.linear.of(1), float(agreement * overlap), kind)
 
     best = improved(torch.eye(dims), torch.zeros(dims), "headers")
-    others = [("centres", torch.eye(dims)), *_turns(dims)]
+    others = [("centres", torch.eye(dims)), *turns(dims)]
     for kind, turn in others:
         if kind != "centres" and best.agreement >= GOOD:
             break
@@ -134,7 +134,7 @@ def _improved(
     return maps, Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box), cloud
 
 
-def _turns(dims: int) -> list[tuple[str, Tensor]]:
+def turns(dims: int) -> list[tuple[str, Tensor]]:
     """What is done to the second image, and rotation matrices (D, D)."""
     rotation = scipy.spatial.transform.Rotation
     if dims == 2:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import Device, InterpolationName, MemoryOption, NewFolder, Overwrite, console
+from bingo_pl.cli.common import Device, InterpolationName, MemoryOption, Overwrite, console
 from bingo_pl.errors import BingoError
 
 
@@ -46,27 +46,84 @@ def _sizes(text: str) -> list[int]:
 
 
 def atlas(
-    manifest: Annotated[Path, typer.Argument(help="A CSV file with the columns modality,image[,mask,label]")],
-    output: NewFolder,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder that does not exist yet; with --add, that of the atlas")
+    ],
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="A CSV file with the columns modality,image[,mask,label,subject]",
+            show_default=False,
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
     ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[MODALITY=]FILE", help="Image of one more person to bring to a finished atlas"),
+    ] = None,
+    transform: Annotated[Literal["rigid", "affine", "deformable"], typer.Option(help="Last stage")] = "deformable",
+    spacing: Annotated[
+        float | None, typer.Option(metavar="MM", help="Voxel size of the template; default: the finest of the images")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Write each registered image and its labels too")] = False,
+    jacobian: Annotated[
+        bool, typer.Option("--jacobian", help="Write maps of the logarithm of the Jacobian determinant too")
+    ] = False,
     affine: Annotated[
-        Literal["always", "auto", "never"], typer.Option(help="Affine stage; auto: of images not roughly aligned")
-    ] = "always",
-    memory: MemoryOption = "1GB",
+        Literal["always", "auto", "never"] | None,
+        typer.Option(
+            help="Affine stage of the network alone, which then registers; auto: of images not roughly aligned",
+            show_default="always with --memory",
+        ),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="Stream a population of any size by the network alone, with so much memory, e.g. 4GB")
+    ] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Make a population's unbiased template, with the probability of each label where label maps are given.
 
-    The images are read one at a time; a population may have any size.
+    People are registered at their images' own resolution. With --memory or --affine the network alone registers, at its
+    own resolution; images are then read one at a time, and a population may have any size.
     """
     from bingo_pl import api
+    from bingo_pl.registration.newcomers import add_people
 
+    if bool(add) == (manifest is not None):
+        raise BingoError("name either a MANIFEST to make an atlas of, or by --add who comes to a finished one")
+    if manifest is None:
+        if affine or memory or spacing or overwrite or transform != "deformable":
+            raise BingoError(
+                "--add goes without --affine, --memory, --spacing, --overwrite and --transform: the atlas's hold. "
+                "Leave them out"
+            )
+        newcomers = [_newcomer(text) for text in add or ()]
+        add_people(output, newcomers, checkpoint, images, jacobian, console)
+        return
     api.atlas(
-        manifest, output, checkpoint, affine=affine, memory=memory, device=device, overwrite=overwrite, console=console
+        manifest,
+        output,
+        checkpoint,
+        transform=transform,
+        spacing_mm=spacing,
+        images_too=images,
+        jacobian=jacobian,
+        affine=affine,
+        memory=memory or None,
+        device=device,
+        overwrite=overwrite,
+        console=console,
     )
+
+
+def _newcomer(text: str) -> tuple[str, Path]:
+    """(modality, image); no modality where the text is a file's name."""
+    name, equals, path = text.partition("=")
+    return ("", Path(text)) if not equals or Path(text).exists() else (name, Path(path))
 
 
 def apply(

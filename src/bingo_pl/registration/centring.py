@@ -2,13 +2,13 @@
 
 Nothing here depends on the order in which they are given. They are aligned to one of them, that whose foreground has
 the median volume, and the space is then moved to where the affine maps have the identity as their mean: the
-bi-invariant mean of Pennec and Arsigny (2013), which no choice of coordinates changes.
+bi-invariant mean of `bingo_pl.alignment.means`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
-from scipy.linalg import expm, logm
 
+from bingo_pl.alignment.means import centred_affines
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.errors import BingoError
 from bingo_pl.files.affine import Stage
@@ -33,10 +33,6 @@ from bingo_pl.training.model import Model
 
 MOST_LABELS = 256
 """More is an image that was taken for a label map."""
-MEAN_ITERATIONS = 50
-"""Of the mean of affine maps, which needs about five."""
-MEAN_TOLERANCE = 1e-9
-"""Of a change of the mean, mm at most."""
 
 
 class Seen(NamedTuple):
@@ -94,12 +90,19 @@ class Population:
         placements, _ = place(ordered, model, mode, work / "placements", positions)
         stages = tuple(placement.stage for placement in placements)
         _tell_overlaps(stages, ordered, console)
-        affines = centred([stage.affine for stage in stages])
+        label_ids = label_ids_of({one.member.label or one.member.image: one.label_ids for one in seen})
+        affines = centred_affines([stage.affine for stage in stages])
         boxes = [placement.box for placement in placements]
         first = read(ordered[0]).grid
         grid = grid_around(first, boxes, affines, model.config.data.spacing_mm, model.dims, model.stride)
         console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
-        return cls(tuple(seen), stages, tuple(affines), grid, _label_ids(seen))
+        return cls(
+            tuple(seen),
+            stages,
+            tuple(affines),
+            grid,
+            label_ids,
+        )
 
     def digest(self) -> str:
         """What tells the places of the images and the grid from any others."""
@@ -116,26 +119,6 @@ class Population:
     @property
     def labelled(self) -> bool:
         return any(member.label is not None for member in self.members)
-
-
-def centred(affines: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Maps (4, 4) from one space, composed with one map so that their bi-invariant mean is the identity.
-
-    Raises:
-        BingoError: maps that differ by half a turn, or mirror, have no mean.
-    """
-    mean = np.eye(4)
-    for _ in range(MEAN_ITERATIONS):
-        step = np.mean([logm(np.linalg.inv(mean) @ affine) for affine in affines], axis=0)
-        if np.abs(step.imag).max() > MEAN_TOLERANCE:
-            raise BingoError(
-                "the images' affine maps have no mean: some are turned by half a turn or mirrored against others. "
-                "Correct the headers of those"
-            )
-        mean = mean @ expm(step.real)
-        if np.abs(step).max() < MEAN_TOLERANCE:
-            break
-    return [affine @ np.linalg.inv(mean) for affine in affines]
 
 
 def read(member: Member) -> Scan:
@@ -157,10 +140,18 @@ def _ordered(seen: Sequence[Seen]) -> list[Seen]:
     return [ordered.pop(len(ordered) // 2), *ordered]
 
 
-def _label_ids(seen: Sequence[Seen]) -> tuple[int, ...]:
-    ids = set[int]().union(*(one.label_ids for one in seen)) - {BACKGROUND}
+def label_ids_of(ids_of: Mapping[Path, Iterable[int]]) -> tuple[int, ...]:
+    """`BACKGROUND`, then the ids of the label maps of all images.
+
+    Args:
+        ids_of: of each image's label map, by what names the image or its label map in messages.
+
+    Raises:
+        BingoError: so many that one of them must be an image.
+    """
+    ids = set[int]().union(*ids_of.values()) - {BACKGROUND}
     if len(ids) > MOST_LABELS:
-        most = max(seen, key=lambda one: len(one.label_ids)).member.label
+        most = max(ids_of, key=lambda path: len(set(ids_of[path])))
         raise BingoError(
             f"the label maps hold {len(ids)} ids, {most} the most of them; wanted {MOST_LABELS} at most. Is an image "
             "named as a label map in the manifest?"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,7 +27,7 @@ LEAST_COVERAGE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One image on the grid, (X, Y, Z) each; interpolated once, linearly."""
+    """One image on the grid, (X, Y, Z) each; interpolated once."""
 
     weight: Tensor
     """How much of a voxel the image shows, 0 to 1."""
@@ -36,7 +37,9 @@ class View:
     """(L, X, Y, Z) shares of the labels, which add up to the weight; None without a label map."""
 
 
-def view(scan: Scan, affine: NDArray, grid: Grid, displacement: Tensor, label_ids: Sequence[int]) -> View:
+def view(
+    scan: Scan, affine: NDArray, grid: Grid, displacement: Tensor, label_ids: Sequence[int], cubic: bool = False
+) -> View:
     """Pull an image back.
 
     Args:
@@ -45,6 +48,7 @@ def view(scan: Scan, affine: NDArray, grid: Grid, displacement: Tensor, label_id
         grid: of the group; 2D images have one voxel along the third axis, whatever plane of space it is.
         displacement: (D, *S) in voxels of the grid, before the affine map.
         label_ids: `BACKGROUND` first.
+        cubic: interpolate intensities by cubic splines, which blur less; weights and labels are linear in any case.
     """
     points = _points(scan.grid, affine, grid, displacement)
 
@@ -53,7 +57,8 @@ def view(scan: Scan, affine: NDArray, grid: Grid, displacement: Tensor, label_id
 
     seen = scan.mask.data[0].float() if scan.masked else torch.ones(scan.grid.shape)
     weight = pull(seen)
-    image = pull(scan.unit.data[0].float() * seen)
+    unit = scan.unit.data[0].float()
+    image = weight * _splines(unit, points) if cubic else pull(unit * seen)
     if scan.label is None:
         return View(weight, image, None)
     ids = torch.from_numpy(scan.label.astype(np.int64))
@@ -61,6 +66,12 @@ def view(scan: Scan, affine: NDArray, grid: Grid, displacement: Tensor, label_id
         torch.stack([pull((ids == label) * seen) for label in label_ids[1:]]) if label_ids[1:] else weight[None][:0]
     )
     return View(weight, image, torch.cat([(weight - labels.sum(0)).clamp(min=0)[None], labels]))
+
+
+def _splines(volume: Tensor, points: Tensor) -> Tensor:
+    """A volume (X, Y, Z) at (1, 3, *S) indices by cubic splines, within its own range: (*S)."""
+    values = scipy.ndimage.map_coordinates(volume.numpy(), points[0].numpy(), order=3, mode="nearest")
+    return torch.from_numpy(values).clamp(float(volume.min()), float(volume.max()))
 
 
 def _points(image: Grid, affine: NDArray, grid: Grid, displacement: Tensor) -> Tensor:

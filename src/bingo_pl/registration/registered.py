@@ -302,18 +302,22 @@ def write_pairs(target: Registered, members: Sequence[Registered], folder: Path)
             write_image(to_array(label), grid, folder / "labels" / f"{name}.nii.gz")
 
 
-def write_member(member: Registered, grid: Grid, folder: Path, final: Path, jacobian: bool) -> dict[str, Any]:
+def write_member(
+    member: Registered, grid: Grid, folder: Path, final: Path, jacobian: bool, images: bool = True
+) -> dict[str, Any]:
     """Write the files of an image into ``folder``, which is to become ``final``; its entry in the record.
+
+    Without ``images``, neither the registered image nor its registered labels are written.
 
     Raises:
         BingoError: a file cannot be written.
     """
     scan = member.scan
     volumes = {
-        "registered": member.image,
+        "registered": member.image if images else None,
         "template": member.reconstruction,
         "uncertainty": member.uncertainty_mm,
-        "labels": member.label,
+        "labels": member.label if images else None,
         "jacobian": member.jacobian() if jacobian else None,
     }
     for kind, volume in volumes.items():
