@@ -72,8 +72,9 @@ class Pictured:
     sights: Sequence[Sight]
     reconstructed: bool
     """`Sight.template` is the decoder's."""
-    moved_mm: tuple[float, float]
-    """Mean and largest length of the displacement over the group's foreground, without the affine stage."""
+    moved_mm: tuple[float, float] | None
+    """Mean and largest length of the displacement over the group's foreground, without the affine stage; None where
+    the result is linear, and nothing is deformed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +239,9 @@ class _Reader:
             uncertainty: (*S) mm.
             count: of the group.
         """
-        displacement = self.displacement(entry)
-        log_jacobian = self._log_jacobian(displacement)
+        deformed = self.record.kept in (None, "deformable")
+        displacement = self.displacement(entry) if deformed else torch.zeros(3, *self.grid.shape)
+        log_jacobian = self._log_jacobian(displacement) if deformed else torch.zeros(self.grid.shape)
         template = f"template/{entry.name}.nii.gz"
         reconstructed = (self.record.folder / template).exists()
         reconstruction = self.display.read(template) if reconstructed else None
@@ -259,7 +261,7 @@ class _Reader:
         ]
         spacing = torch.from_numpy(self.grid.spacing).float().reshape(3, 1, 1, 1)
         length = (displacement * spacing).norm(dim=0)[self.foreground]
-        return Pictured(sights, reconstructed, (float(length.mean()), float(length.max())))
+        return Pictured(sights, reconstructed, (float(length.mean()), float(length.max())) if deformed else None)
 
     def _log_jacobian(self, displacement: Tensor) -> Tensor:
         """(3, *S) -> (*S); the determinant of a 2D group is that of its plane."""

@@ -122,10 +122,19 @@ def _section(row: Row, pictured: Pictured, story: Story, scales: Scales) -> str:
         f"{row.entry.name}: checkerboards with the template and contours, before and after registration ({places})",
         f"Checkerboard: this image in turn with the template, {template}. Contours: {_contour_key(pictured, story)}",
     )
-    mean, largest = pictured.moved_mm
+    deformation = _deformation(row, pictured, pictured.moved_mm, story, scales, places) if pictured.moved_mm else ""
+    content = f"<h2>{name}</h2>\n{warning}{comparison}\n{deformation}"
+    return f'<section id="{anchor(row)}">{content}</section>'
+
+
+def _deformation(
+    row: Row, pictured: Pictured, moved_mm: tuple[float, float], story: Story, scales: Scales, places: str
+) -> str:
+    """The maps of an image that is deformed."""
+    mean, largest = moved_mm
     uncertain = pictured.sights[0].uncertainty is not None
     maps = f"deformation grid, log-Jacobian map{', uncertainty map in mm' if uncertain else ''}"
-    deformation = _picture(
+    return _picture(
         report_pictures.draw_deformation(pictured.sights, story.grid, scales),
         f"{row.entry.name}: {maps} ({places})",
         f"The deformation moves this image by {number(mean)} mm on average, {number(largest)} mm at most, and folds "
@@ -133,8 +142,6 @@ def _section(row: Row, pictured: Pictured, story: Story, scales: Scales) -> str:
         f"registration. Volume change: red where this image is larger than the group, blue where it is smaller. Fine "
         f"lines: its edges after registration. {'' if uncertain else 'No uncertainty was written.'}",
     )
-    content = f"<h2>{name}</h2>\n{warning}{comparison}\n{deformation}"
-    return f'<section id="{anchor(row)}">{content}</section>'
 
 
 def _contour_key(pictured: Pictured, story: Story) -> str:
