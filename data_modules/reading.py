@@ -255,6 +255,8 @@ def whole_numbers(path: Path, data: np.ndarray) -> np.ndarray:
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (X, Y, Z), as stored, and the 4x4 RAS affine of a file of any format.
 
+    Intensities that wrapped in signed 16 bits are read as the unsigned ones that they were, with a warning.
+
     Raises:
         BingoError: the file is missing or damaged, or holds no image of real numbers.
     """
@@ -269,7 +271,10 @@ def read_series(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _usable(path: Path, volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     refuse(path, *volume.problems)
     assert volume.data is not None
-    for problem in found([*volume.problems, wrapped(volume.data)]):
+    for problem in found(volume.problems):
         warnings.warn(f"{path}: {problem.what}", stacklevel=2)
     assert volume.affine is not None
-    return volume.data, volume.affine
+    if (wrap := wrapped(volume.data)) is None:
+        return volume.data, volume.affine
+    warnings.warn(f"{path}: {wrap.what}. They are read as unsigned", stacklevel=2)
+    return volume.data.view(np.uint16), volume.affine
