@@ -79,7 +79,7 @@ def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
     )
 
 
-def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], console: Console) -> None:
+def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float | None], console: Console) -> None:
     """What was done, what was kept and why, and how far off each image is likely to be."""
     for name, start in zip(names, way.starts, strict=True):
         if start != "headers":
@@ -91,8 +91,12 @@ def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], consol
             f"{escape(stage.why)}",
             soft_wrap=True,
         )
-    errors = ", ".join(f"{name} {error:.2g}" for name, error in zip(names, error_mm, strict=True))
-    console.print(f"kept: {escape(way.kept)}. Predicted error in mm: {escape(errors)}", soft_wrap=True)
+    taken_back = way.kept == "identity" and any(stage.kept for stage in way.stages)
+    kept = "identity, all of this is taken back: the images do not show the same" if taken_back else way.kept
+    errors = ", ".join(
+        f"{name} {'unknown' if error is None else f'{error:.2g}'}" for name, error in zip(names, error_mm, strict=True)
+    )
+    console.print(f"kept: {escape(kept)}. Predicted error in mm: {escape(errors)}", soft_wrap=True)
 
 
 def report_verdict(verdict: Verdict, console: Console) -> None:
