@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bingo_pl import BingoError, register
-from bingo_pl.alignment.cascade import Stage
+from bingo_pl.alignment.cascade import Outcome, Plan, Stage
+from bingo_pl.alignment.maps import Linear, Maps
+from bingo_pl.alignment.starts import Start
+from bingo_pl.alignment.volume import Picture
 from bingo_pl.cli import main
+from bingo_pl.errors import BingoWarning
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.record import read_record
 from bingo_pl.files.resampling import low_passed
@@ -23,8 +27,8 @@ from bingo_pl.files.scans import read_scan
 from bingo_pl.files.transforms import affine_transform
 from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.registered import RegisteredGroup
-from bingo_pl.registration.telling import report_way
-from bingo_pl.registration.verdict import Way
+from bingo_pl.registration.telling import report_way, warn_of_pixels
+from bingo_pl.registration.verdict import Way, judge, known_errors
 from bingo_pl.report import page
 
 from .test_affine import image, move
@@ -201,12 +205,34 @@ def test_what_shows_something_else_stays_and_is_named(
     assert "a unknown, b unknown" in capsys.readouterr().out
 
 
+def test_pictures_without_a_pixel_size_are_named(tmp_path: Path) -> None:
+    scans = []
+    for name in ("a.png", "b.nii.gz"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.arange(80, dtype=np.uint8).reshape(8, 10)), str(tmp_path / name))
+        scans.append(read_scan(name, "a", tmp_path / name, None, None))
+    with pytest.warns(BingoWarning, match=r"a\.png: no pixel size is stored") as warned:
+        warn_of_pixels(scans, Console(quiet=True))
+    assert "b.nii.gz" not in str(warned[0].message)
+
+
 def test_what_is_taken_back_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     stage = Stage("rigid", 70.0, 0.4, (0.1, 0.2), True, "edges gain by it")
     report_way(Way("identity", [stage], ["headers", "tilted"], 1.0), ["a", "b"], [None, None], Console())
     assert "kept: identity, all of this is taken back" in " ".join(capsys.readouterr().out.split())
     report_way(Way("rigid", [stage], ["headers", "tilted"], 1.0), ["a", "b"], [0.5, 0.5], Console())
     assert "kept: rigid. Predicted error in mm: a 0.5, b 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("agreement", "said"), [(0.9, True), (0.3, False)])
+def test_a_turn_is_named_only_where_it_is_believed(agreement: float, said: bool) -> None:
+    """An image that stayed as its header has it is not said to lie turned."""
+    scans = [read_scan(name, name, image(FIRST[3], name), None, None) for name in "ab"]
+    pictures = [Picture(scan.unit.numpy()[0], None, np.linalg.inv(scan.grid.affine)[:3]) for scan in scans]
+    start = Start(Linear.identity(1, 3), agreement, "turned")
+    plan, maps = Plan.of(pictures, 60.0), Maps(Linear.identity(2, 3))
+    outcome = Outcome(maps, "identity", [], [None, start], [0.5, 0.5], [0.3, 0.3], plan)
+    assert any("turned" in reason for reason in judge(scans, outcome, [None, None]).reasons) == said
+    assert known_errors(outcome) == ([0.3, 0.3] if said else [None, None])
 
 
 @pytest.mark.parametrize(("spacing_mm", "message"), [(1e-3, "Give a larger --spacing"), (400.0, "a smaller --spacing")])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from rich import progress
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,9 @@ from bingo_pl.messages import report, warn
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+"""Of files that seldom say how large their pixels are."""
 
 
 def track(items: Sequence[Item], description: str, console: Console) -> Iterator[Item]:
@@ -59,6 +63,19 @@ def warn_of_one(title: Path, console: Console) -> None:
         "more",
         console,
     )
+
+
+def warn_of_pixels(scans: Sequence[Scan], console: Console) -> None:
+    """Pictures, whose formats need not say how large a pixel is: 1 mm is what is read where they do not."""
+    unknown = [
+        str(scan.title) for scan in scans if scan.title.suffix.lower() in PICTURES and np.allclose(scan.grid.spacing, 1)
+    ]
+    if unknown:
+        warn(
+            f"{', '.join(unknown)}: no pixel size is stored, 1 mm is assumed, so mm here are pixels. Where the size is "
+            "known, convert to NIfTI with it",
+            console,
+        )
 
 
 def warn_of_misfit(scan: Scan, console: Console) -> None:

@@ -86,15 +86,15 @@ def judge(scans: Sequence[Scan], outcome: Outcome, belongs: Sequence[bool | None
             )
         elif agreement < UNLIKE:
             failed.append(
-                f"{scan.name} ({scan.title}) does not show what the others show (agreement {agreement:.2f}, wanted "
+                f"{scan.name} ({scan.title}) does not show what the others show (agreement {agreement:.3f}, wanted "
                 f"{UNLIKE}): another part of the body, a wrong sequence, or far away. It stays where it was"
             )
         elif agreement < DOUBTFUL:
             doubts.append(
-                f"{scan.name} ({scan.title}) agrees poorly with the others ({agreement:.2f}, good ones {DOUBTFUL} and "
+                f"{scan.name} ({scan.title}) agrees poorly with the others ({agreement:.3f}, good ones {DOUBTFUL} and "
                 "more): look whether it shows the same"
             )
-        if start is not None and start.kind == "turned":
+        if start is not None and start.trusted and start.kind == "turned":
             doubts.append(
                 f"{scan.name} ({scan.title}) was found turned by about 90 or 180 degrees against {scans[0].name}: its "
                 "header is probably wrong"
