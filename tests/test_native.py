@@ -227,7 +227,9 @@ def test_what_is_taken_back_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_turn_is_named_only_where_it_is_believed(agreement: float, said: bool) -> None:
     """An image that stayed as its header has it is not said to lie turned."""
     scans = [read_scan(name, name, image(FIRST[3], name), None, None) for name in "ab"]
-    pictures = [Picture(scan.unit.numpy()[0], None, np.linalg.inv(scan.grid.affine)[:3]) for scan in scans]
+    pictures = [
+        Picture(scan.unit.numpy()[0], None, np.linalg.inv(scan.grid.affine)[:3].astype(np.float64)) for scan in scans
+    ]
     start = Start(Linear.identity(1, 3), agreement, "turned")
     plan, maps = Plan.of(pictures, 60.0), Maps(Linear.identity(2, 3))
     outcome = Outcome(maps, "identity", [], [None, start], [0.5, 0.5], [0.3, 0.3], plan)
