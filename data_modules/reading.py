@@ -118,7 +118,7 @@ def nonfinite(data: np.ndarray) -> Problem | None:
         "error",
         f"{count} of {data.size} voxels are NaN or Inf",
         "one such voxel makes every sum over the image NaN, the registration too",
-        "Correct the file, or set data.fill_nonfinite to the value that they should get, e.g. 0",
+        "Correct the file; a training can also replace them (data.fill_nonfinite=0)",
     )
 
 
@@ -195,7 +195,7 @@ def empty_mask(mask: np.ndarray) -> Problem | None:
         "error",
         "the mask is empty",
         "the image would have no voxel by which it could be registered",
-        "Correct it, or leave the mask column empty for the default foreground",
+        "Correct it, or leave it out for the default foreground",
     )
 
 

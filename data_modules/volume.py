@@ -403,5 +403,5 @@ def _not_scalar(size: tuple[int, ...], components: int) -> Problem:
         "error",
         f"has size {size} and {components} values per voxel, but one 2D or 3D image with one value per voxel is needed",
         "colours and series have no single intensity that could be compared",
-        "Split the file",
+        "Split the file; save a picture in shades of grey",
     )

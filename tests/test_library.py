@@ -202,9 +202,9 @@ def test_a_slice_is_one_in_every_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (object(), "a: is a object. Wanted: a path, an image of TorchIO, nibabel or SimpleITK"),
-        (np.zeros((3, 3)), "a: is a ndarray"),
-        (torch.zeros(3, 3), "a: is a Tensor"),
+        (object(), "a: type object. Wanted: a path, an image of TorchIO, nibabel or SimpleITK"),
+        (np.zeros((3, 3)), "a: type ndarray"),
+        (torch.zeros(3, 3), "a: type Tensor"),
         (MetaTensor(torch.zeros(2, 4, 4, 4)), "a: has 2 channels, wanted 1"),
         (sitk.Image([4, 4], sitk.sitkVectorUInt8, 3), "2 dimensions and 3 components, wanted 2 or 3 and 1"),
         (nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.float32), np.eye(4)), "is an array of .4, 4, 4, 2."),

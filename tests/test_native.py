@@ -11,14 +11,24 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from rich.console import Console
 
 from bingo_pl import BingoError, register
+from bingo_pl.alignment.cascade import Outcome, Plan, Stage
+from bingo_pl.alignment.maps import Linear, Maps
+from bingo_pl.alignment.starts import Start
+from bingo_pl.alignment.volume import Picture
 from bingo_pl.cli import main
+from bingo_pl.errors import BingoWarning
 from bingo_pl.files.grids import LPS, Grid
 from bingo_pl.files.record import read_record
 from bingo_pl.files.resampling import low_passed
+from bingo_pl.files.scans import read_scan
 from bingo_pl.files.transforms import affine_transform
+from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.registered import RegisteredGroup
+from bingo_pl.registration.telling import report_way, warn_of_pixels
+from bingo_pl.registration.verdict import Way, judge, known_errors
 from bingo_pl.report import page
 
 from .test_affine import image, move
@@ -171,7 +181,9 @@ def test_a_start_is_taken_from_a_file(tmp_path: Path) -> None:
     assert left_mm(group, far, head_points(3)) < 0.5 * FIRST[3].spacing[0]
 
 
-def test_what_shows_something_else_stays_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_shows_something_else_stays_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Noise in place of a head: the command ends with 1, and its image lies where it lay."""
     noise = np.random.default_rng(0).random(FIRST[2].shape).astype(np.float32)
     paths = {}
@@ -189,6 +201,47 @@ def test_what_shows_something_else_stays_and_is_named(tmp_path: Path, monkeypatc
     assert (told.verdict, told.kept) == ("fail", "identity")
     assert told.reasons
     assert all(entry["stage_affine_ras_mm"] == np.eye(4).tolist() for entry in record["images"])
+    assert all(entry["error_mm"] is None for entry in record["images"])
+    assert "a unknown, b unknown" in capsys.readouterr().out
+
+
+def test_pictures_without_a_pixel_size_are_named(tmp_path: Path) -> None:
+    scans = []
+    for name in ("a.png", "b.nii.gz"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.arange(80, dtype=np.uint8).reshape(8, 10)), str(tmp_path / name))
+        scans.append(read_scan(name, "a", tmp_path / name, None, None))
+    with pytest.warns(BingoWarning, match=r"a\.png: no pixel size is stored") as warned:
+        warn_of_pixels(scans, Console(quiet=True))
+    assert "b.nii.gz" not in str(warned[0].message)
+
+
+def test_what_is_taken_back_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stage("rigid", 70.0, 0.4, (0.1, 0.2), True, "edges gain by it")
+    report_way(Way("identity", [stage], ["headers", "tilted"], 1.0), ["a", "b"], [None, None], Console())
+    assert "kept: identity, all of this is taken back" in " ".join(capsys.readouterr().out.split())
+    report_way(Way("rigid", [stage], ["headers", "tilted"], 1.0), ["a", "b"], [0.5, 0.5], Console())
+    assert "kept: rigid. Predicted error in mm: a 0.5, b 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("agreement", "said"), [(0.9, True), (0.3, False)])
+def test_a_turn_is_named_only_where_it_is_believed(agreement: float, said: bool) -> None:
+    """An image that stayed as its header has it is not said to lie turned."""
+    scans = [read_scan(name, name, image(FIRST[3], name), None, None) for name in "ab"]
+    pictures = [
+        Picture(scan.unit.numpy()[0], None, np.linalg.inv(scan.grid.affine)[:3].astype(np.float64)) for scan in scans
+    ]
+    start = Start(Linear.identity(1, 3), agreement, "turned")
+    plan, maps = Plan.of(pictures, 60.0), Maps(Linear.identity(2, 3))
+    outcome = Outcome(maps, "identity", [], [None, start], [0.5, 0.5], [0.3, 0.3], plan)
+    assert any("turned" in reason for reason in judge(scans, outcome, [None, None]).reasons) == said
+    assert known_errors(outcome) == ([0.3, 0.3] if said else [None, None])
+
+
+@pytest.mark.parametrize(("spacing_mm", "message"), [(1e-3, "Give a larger --spacing"), (400.0, "a smaller --spacing")])
+def test_voxels_too_small_or_too_large_are_refused_with_the_remedy(spacing_mm: float, message: str) -> None:
+    scans = [read_scan("a", "a", image(FIRST[3], "a"), None, None)]
+    with pytest.raises(BingoError, match=message):
+        native_grid(scans, [np.eye(4)], spacing_mm)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +251,7 @@ def test_what_shows_something_else_stays_and_is_named(tmp_path: Path, monkeypatc
         ({"reference": "c"}, "unknown reference image 'c'"),
         ({"spacing_mm": -1.0}, "wanted a number above 0"),
         ({"transform": "rigid", "refine": 3}, "belong to transform=network"),
-        ({"initial": {"c": "x.tfm"}}, "unknown image of a initial transform"),
+        ({"initial": {"c": "x.tfm"}}, "initial transform given for an unknown image 'c'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:

@@ -342,3 +342,8 @@ def test_the_verdict_of_the_alignment_comes_first(make: Maker, level: str, word:
     assert ("Nothing measured speaks against" in text) == (level == "pass")
     assert all(reason in text for reason in reasons)
     assert "0.4 to 0.7 mm" in text
+
+
+def test_a_slice_that_only_its_single_axis_turns_is_drawn(make: Maker) -> None:
+    """Numpy takes such a view for contiguous, though its stride is negative, which torch refuses."""
+    assert write_report(make([{}], affine=np.diag([-2.0, -2.0, -3.0, 1.0]))).is_file()

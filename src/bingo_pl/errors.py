@@ -25,15 +25,16 @@ class DivergenceError(BingoError):
     """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> BingoError:
+def unknown_name(kind: str, name: str, known: Iterable[str], before: str = "") -> BingoError:
     """The error for a name that is not in a list, with the nearest known name.
 
     Args:
         kind: what the name names, e.g. ``"setting"``.
         name: the name that was given.
         known: the names that would have been understood.
+        before: what comes before "unknown", e.g. ``"mask given for an "``.
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return BingoError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names)}")
+    return BingoError(f"{before}unknown {kind} '{name}'.{hint} Known: {', '.join(names)}")

@@ -72,7 +72,7 @@ def _parts(image: object, name: str) -> tuple[Any, Any]:
         return _of_monai(image, name)
     if isinstance(image, tuple) and len(image) == 2:
         return image
-    raise BingoError(f"{name}: is a {type(image).__name__}. Wanted: {WANTED}")
+    raise BingoError(f"{name}: type {type(image).__name__}. Wanted: {WANTED}")
 
 
 def _is_meta_tensor(image: object) -> bool:

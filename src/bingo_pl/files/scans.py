@@ -181,7 +181,7 @@ def check_names(what: str, given: Iterable[str], names: Sequence[str]) -> None:
     """Raises `BingoError` where a mask or label map (``what``) is for no image of the group."""
     for name in given:
         if name not in names:
-            raise unknown_name(f"image of a {what}", name, names)
+            raise unknown_name("image", name, names, f"{what} given for an ")
 
 
 def read_scan(name: str, modality: str, image: Source, mask: Source | None, label: Source | None) -> Scan:
@@ -240,6 +240,7 @@ def grid_around(
     spacing_mm: float | NDArray[np.float64],
     dims: int,
     stride: int,
+    remedy: str = "Correct wrong units or voxel sizes in the headers; else crop the images or give masks",
 ) -> Grid:
     """The grid on which a group is registered.
 
@@ -256,6 +257,7 @@ def grid_around(
         spacing_mm: of the model, or (D,) of the canonical axes; 0 for the first image's own.
         dims: D.
         stride: what sizes are divisible by.
+        remedy: what a person can do where the grid does not fit in memory.
 
     Raises:
         BingoError: the images are so large or so small that the model's voxels cannot sample them.
@@ -284,7 +286,6 @@ def grid_around(
     start = (low + high) / 2 - step * middle
     start[dims:] = 0
     x, y, z = shape.tolist()
-    remedy = "Correct the units or voxel sizes in the headers if they are wrong; else crop the images or give masks"
     return first.part(start, step, (x, y, z)).fitting(image_bytes(dims), "the group grid", remedy)
 
 

@@ -22,12 +22,12 @@ from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.files.affine import Stage, overlap
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.scans import File, Scan, grid_around
+from bingo_pl.files.scans import FEWEST_VOXELS, File, Scan, grid_around
 from bingo_pl.messages import doing
 from bingo_pl.registration.findings import findings_of_aligned
 from bingo_pl.registration.registered import Registered, RegisteredGroup
 from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
-from bingo_pl.registration.verdict import Way, judge
+from bingo_pl.registration.verdict import Way, judge, known_errors
 from bingo_pl.training.model import Model
 
 
@@ -122,7 +122,7 @@ def register_natively(
     with doing("aligning", console) as begin:
         outcome, space = align_scans(scans, model, transform, reference, initial, begin)
     way = Way.of(outcome)
-    report_way(way, [scan.name for scan in scans], outcome.error_mm, console)
+    report_way(way, [scan.name for scan in scans], known_errors(outcome), console)
 
     def grid_of(affines: list[NDArray[np.float64]]) -> Grid:
         found = native_grid(scans, affines, spacing_mm) if like is None else like
@@ -201,6 +201,7 @@ def place_scans(
     grid = grid_of(affines)
     field_grid = grid if fields is None else space.grid(fields, scans[0].grid.spacing[2])
     members = {}
+    errors = known_errors(outcome)
     for i, (scan, affine) in enumerate(zip(scans, affines, strict=True)):
         relative = affine @ np.linalg.inv(affines[0])
         stage = Stage(affine, overlap(scans[0], scan, np.eye(4)), overlap(scans[0], scan, relative), i > 0)
@@ -210,7 +211,7 @@ def place_scans(
             registered = Registered.of(
                 scan, digests, stage, fields.displacement[i], fields.inverse[i], field_grid, grid
             )
-        members[scan.name] = replace(registered, error_mm=outcome.error_mm[i], agreement=outcome.agreement[i])
+        members[scan.name] = replace(registered, error_mm=errors[i], agreement=outcome.agreement[i])
     return members, grid
 
 
@@ -219,6 +220,9 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
 
     It lies along the axes of the first image, around the foregrounds of all. Along each axis its voxels are as fine as
     those of the image that is finest there, so that none loses detail; or all are of ``spacing_mm``.
+
+    Raises:
+        BingoError: it does not fit in memory, or voxels of ``spacing_mm`` are as large as the images.
     """
     dims = scans[0].dims
     voxel_mm = np.full(3, spacing_mm or np.inf)
@@ -228,4 +232,9 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
             towards = np.abs(first.directions.T @ scan.grid.directions)  # axes of the first by axes of this one
             voxel_mm = np.minimum(voxel_mm, scan.grid.spacing[towards.argmax(1)])
     boxes = [scan.foreground_box() for scan in scans]
-    return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
+    if spacing_mm is None:
+        return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
+    grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger --spacing")
+    if max(grid.shape) < FEWEST_VOXELS:
+        raise BingoError(f"of the images, {grid} would be left. Give a smaller --spacing")
+    return grid

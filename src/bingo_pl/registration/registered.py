@@ -93,7 +93,8 @@ class Registered:
     looks_like: str | None = None
     """The modality it looks like, where that is clearly not the one it was given as."""
     error_mm: float | None = None
-    """Predicted, see `bingo_pl.alignment.error`; None where the network alone registered."""
+    """Predicted, see `bingo_pl.alignment.error`; None where the network alone registered, and of an image
+    that stayed where it was because it does not show what the others show."""
     agreement: float | None = None
     """Of its experts with the others', at most 1; None where the network alone registered."""
 

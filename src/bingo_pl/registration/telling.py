@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from rich import progress
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,9 @@ from bingo_pl.messages import report, warn
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+"""Of files that seldom say how large their pixels are."""
 
 
 def track(items: Sequence[Item], description: str, console: Console) -> Iterator[Item]:
@@ -61,6 +65,19 @@ def warn_of_one(title: Path, console: Console) -> None:
     )
 
 
+def warn_of_pixels(scans: Sequence[Scan], console: Console) -> None:
+    """Pictures, whose formats need not say how large a pixel is: 1 mm is what is read where they do not."""
+    unknown = [
+        str(scan.title) for scan in scans if scan.title.suffix.lower() in PICTURES and np.allclose(scan.grid.spacing, 1)
+    ]
+    if unknown:
+        warn(
+            f"{', '.join(unknown)}: no pixel size is stored, 1 mm is assumed, so mm here are pixels. Where the size is "
+            "known, convert to NIfTI with it",
+            console,
+        )
+
+
 def warn_of_misfit(scan: Scan, console: Console) -> None:
     """An image that does not belong to its group."""
     warn(
@@ -79,7 +96,7 @@ def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
     )
 
 
-def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], console: Console) -> None:
+def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float | None], console: Console) -> None:
     """What was done, what was kept and why, and how far off each image is likely to be."""
     for name, start in zip(names, way.starts, strict=True):
         if start != "headers":
@@ -91,8 +108,12 @@ def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float], consol
             f"{escape(stage.why)}",
             soft_wrap=True,
         )
-    errors = ", ".join(f"{name} {error:.2g}" for name, error in zip(names, error_mm, strict=True))
-    console.print(f"kept: {escape(way.kept)}. Predicted error in mm: {escape(errors)}", soft_wrap=True)
+    taken_back = way.kept == "identity" and any(stage.kept for stage in way.stages)
+    kept = "identity, all of this is taken back: the images do not show the same" if taken_back else way.kept
+    errors = ", ".join(
+        f"{name} {'unknown' if error is None else f'{error:.2g}'}" for name, error in zip(names, error_mm, strict=True)
+    )
+    console.print(f"kept: {escape(kept)}. Predicted error in mm: {escape(errors)}", soft_wrap=True)
 
 
 def report_verdict(verdict: Verdict, console: Console) -> None:

@@ -54,6 +54,17 @@ class Verdict:
         return self.level != PASS
 
 
+def known_errors(outcome: Outcome) -> list[float | None]:
+    """The predicted errors in mm of images that were aligned; None for those that stayed where they were.
+
+    What the prediction measures is how well images hold each other in place, which those do not that show other things.
+    """
+    found = zip(outcome.starts, outcome.agreement, strict=True)
+    aligned = [(start is None or start.trusted) and agreement >= UNLIKE for start, agreement in found]
+    enough = sum(aligned) > 1
+    return [error if enough and known else None for error, known in zip(outcome.error_mm, aligned, strict=True)]
+
+
 def judge(scans: Sequence[Scan], outcome: Outcome, belongs: Sequence[bool | None]) -> Verdict:
     """Judge an outcome by the images' agreement, the predicted error and how images were found to lie.
 
@@ -65,7 +76,8 @@ def judge(scans: Sequence[Scan], outcome: Outcome, belongs: Sequence[bool | None
     failed, doubts = [], []
     if len(scans) < 2:
         return Verdict()
-    for scan, agreement, start, error in zip(scans, outcome.agreement, outcome.starts, outcome.error_mm, strict=True):
+    errors = known_errors(outcome)
+    for scan, agreement, start, error in zip(scans, outcome.agreement, outcome.starts, errors, strict=True):
         if start is not None and not start.trusted:
             failed.append(
                 f"{scan.name} ({scan.title}) lies elsewhere than {scans[0].name} by its header, and agrees well with "
@@ -74,20 +86,20 @@ def judge(scans: Sequence[Scan], outcome: Outcome, belongs: Sequence[bool | None
             )
         elif agreement < UNLIKE:
             failed.append(
-                f"{scan.name} ({scan.title}) does not show what the others show (agreement {agreement:.2f}, wanted "
+                f"{scan.name} ({scan.title}) does not show what the others show (agreement {agreement:.3f}, wanted "
                 f"{UNLIKE}): another part of the body, a wrong sequence, or far away. It stays where it was"
             )
         elif agreement < DOUBTFUL:
             doubts.append(
-                f"{scan.name} ({scan.title}) agrees poorly with the others ({agreement:.2f}, good ones {DOUBTFUL} and "
+                f"{scan.name} ({scan.title}) agrees poorly with the others ({agreement:.3f}, good ones {DOUBTFUL} and "
                 "more): look whether it shows the same"
             )
-        if start is not None and start.kind == "turned":
+        if start is not None and start.trusted and start.kind == "turned":
             doubts.append(
                 f"{scan.name} ({scan.title}) was found turned by about 90 or 180 degrees against {scans[0].name}: its "
                 "header is probably wrong"
             )
-        if error > LARGE_ERROR * outcome.plan.image_mm:
+        if error is not None and error > LARGE_ERROR * outcome.plan.image_mm:
             doubts.append(
                 f"{scan.name} ({scan.title}): predicted error {error:.2g} mm, more than {LARGE_ERROR:g} voxels"
             )

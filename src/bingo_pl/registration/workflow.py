@@ -45,6 +45,7 @@ from bingo_pl.registration.telling import (
     warn_of_misfit,
     warn_of_name,
     warn_of_one,
+    warn_of_pixels,
 )
 from bingo_pl.seeding import generator
 from bingo_pl.training.model import Model
@@ -139,6 +140,7 @@ def register(
         model = Model.load(path, dims, [f"trainer.accelerator={device}"])
     if transform == "network":
         model = model.refining(_steps(len(scans), model.dims, console) if refine is None else refine)
+    warn_of_pixels(scans, console)
     if len(scans) == 1:
         warn_of_one(scans[0].title, console)
     for scan in scans:

@@ -329,7 +329,7 @@ class _Display:
             turned = affine_transform(
                 shown, self.step, self.first, self.grid.shape, order=int(not nearest), mode="nearest"
             )
-        return torch.from_numpy(np.ascontiguousarray(turned, np.float32))
+        return torch.from_numpy(np.array(turned, np.float32, order="C"))  # ascontiguousarray keeps a flipped axis of 1
 
 
 def _tensor(image: sitk.Image) -> Tensor:
