@@ -155,9 +155,11 @@ def apply(
 
 
 def report(
-    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
+    registration: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register or bingo atlas wrote")
+    ],
 ) -> None:
-    """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
+    """Write report.html into the folder: one page to judge it by. Of a registration the original images are needed."""
     from bingo_pl.report.page import write_report
 
     console.print(f"written: {escape(str(write_report(registration)))}", soft_wrap=True)

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from bingo_pl.atomic import check_place, replacing
+from bingo_pl.files.record import ATLAS
 from bingo_pl.files.scans import Scan
 from bingo_pl.report import pictures as report_pictures
+from bingo_pl.report.cohort_page import cohort_page
 from bingo_pl.report.data import Pictured, Row, Story, read_story
 from bingo_pl.report.markup import document, picture
 from bingo_pl.report.pictures import Scales
@@ -24,9 +26,10 @@ FILE = "report.html"
 
 
 def write_report(folder: Path, scans: Sequence[Scan] = ()) -> Path:
-    """Write ``report.html`` into a folder of ``bingo register``, whole or not at all.
+    """Write ``report.html`` into a folder of ``bingo register`` or ``bingo atlas``, whole or not at all.
 
-    Reads only what is in the folder and the original files that ``registration.json`` names, an image at a time.
+    Reads only what is in the folder and, of a registration, the original files that ``registration.json`` names, an
+    image at a time.
 
     Args:
         folder: the registration.
@@ -40,9 +43,9 @@ def write_report(folder: Path, scans: Sequence[Scan] = ()) -> Path:
     """
     path = folder / FILE
     check_place(path)
-    story = read_story(folder, scans)
+    page = cohort_page(folder) if (folder / ATLAS).exists() else _page(read_story(folder, scans))
     with replacing(path) as temporary:
-        temporary.write_text(_page(story), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
