@@ -220,6 +220,24 @@ def test_the_order_of_the_manifest_changes_nothing(atlas: Path, folder: Path) ->
         np.testing.assert_array_equal(voxels(other / f"{name}.nii.gz"), voxels(atlas / f"{name}.nii.gz"))
 
 
+def test_slices_of_parallel_planes_come_together(folder: Path) -> None:
+    """In any order: the one whose content comes first gives the plane, on which the others' transforms arrive."""
+    members = []
+    for number in range(2):
+        affine = GRID.affine.copy()
+        affine[:3, 3] += 30 * number * GRID.directions[:, 2]
+        path = folder / f"plane{number}.nii.gz"
+        nib.save(nib.Nifti1Image(anatomy(number, "a").astype(np.float32), affine), path)
+        members.append(Member("a", path))
+    grids: list[Any] = []
+    for order in (members, members[::-1]):
+        made = make(order, folder / f"planes{len(grids)}", transform="rigid", images=True)
+        grids.append(record(made)["grid"])
+        for name in ("a", "a_2"):
+            assert (voxels(made / "registered" / f"{name}.nii.gz") > 0).mean() > 0.1
+    assert grids[0] == grids[1]
+
+
 def test_apply_goes_through_the_atlas(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     label = record(atlas)["images"][0]["label"]
     way = [

@@ -144,7 +144,7 @@ class Placed:
             self.owners[image],
             cohort.space,
             grid,
-            cohort.scans[0],
+            cohort.scans[next(iter(cohort.people.values()))[0]],
         )
 
 

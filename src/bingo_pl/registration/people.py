@@ -135,7 +135,9 @@ def build(
             bingo = hierarchical(model.registrar)
             gathered = gather(cohort.subjects(model), bingo, choices.transform, begin)
         placed = Placed.of(cohort, gathered)
-        grid = native_grid(cohort.scans, placed.affines, choices.spacing_mm)
+        order = _by_content(cohort)  # the first gives the axes and, of slices, the plane
+        affines = [placed.affines[i] for i in order]
+        grid = native_grid([cohort.scans[i] for i in order], affines, choices.spacing_mm)
         grid.fitting(16.0, "the template", "Give a larger --spacing")
         console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
         with replacing_folder(output, overwrite) as temporary:
