@@ -27,7 +27,8 @@ from bingo_pl.report.summary import number
 MAX_PICTURED = 300
 """People of whom there are pictures on the page, outliers first; all are in the table."""
 STYLE = """
-body { max-width: 88em; }
+body { max-width: 92em; }
+.people thead { font-size: .85em; }
 .tools { display: flex; flex-wrap: wrap; gap: .4em 1.5em; margin: .6em 0; } [hidden] { display: none !important; }
 .flick { display: inline-block; cursor: pointer; } .flick input { accent-color: #5a7fa8; }
 .pair { position: relative; display: block; background: #000; }
@@ -41,11 +42,11 @@ button:focus-visible, input:focus-visible { outline: 3px solid #1a5fb4; outline-
 [aria-sort] button::after { content: " \\2195"; color: #777; }
 [aria-sort=ascending] button::after { content: " \\2191"; }
 [aria-sort=descending] button::after { content: " \\2193"; }
-.people td, .people th { padding: .3em .4em; }
+.people td, .people th { padding: .3em; }
 .people .pair img { max-width: none; }
 .people .who { min-width: 11em; max-width: 14em; overflow-wrap: anywhere; font-weight: 400; }
 .people .who small { display: block; color: #444; } .people .flag { font-weight: 400; font-size: .9em; }
-@media (max-width: 60em) {
+@media (max-width: 80em) {
   .people, .people thead, .people tbody, .people caption { display: block; }
   .people thead tr { display: flex; flex-wrap: wrap; gap: .2em .6em; } .people thead th { border: 1px solid #bbb;
     border-radius: 4px; padding: .1em .3em; } .people thead th.still { display: none; }
