@@ -307,6 +307,12 @@ def test_a_manifest_says_whom_an_image_shows(tmp_path: Path) -> None:
     assert [member.subject for member in read_group(tmp_path / "people.csv", PEOPLE)] == ["anna", "anna", ""]
 
 
+def test_a_subject_is_not_called_like_an_image_of_another(tmp_path: Path) -> None:
+    members = [person(tmp_path, 0), person(tmp_path, 1, subject="a")]
+    with pytest.raises(BingoError, match="'a' is a subject, and what an image"):
+        make(members, tmp_path / "x")
+
+
 def test_check_takes_the_manifest_of_a_population(tmp_path: Path) -> None:
     one = person(tmp_path, 0)
     (tmp_path / "people.csv").write_text(f"modality,image,subject\na,{one.image.name},anna\n")
