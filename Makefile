@@ -48,7 +48,7 @@ model: install ## Train the ready models anew, which register any modality: that
 	$(BIN)/python -m bingo_pl.training.make_model 2 $(ARGS)
 	$(BIN)/python -m bingo_pl.training.make_model 3 $(ARGS)
 
-screenshots: install ## Make docs/report.png anew: register synthetic images with CKPT of DATASET mscmr, photograph the report (Chromium)
+screenshots: install ## Make docs/report.png and atlas.png anew: register synthetic images with CKPT of DATASET mscmr, photograph (Chromium)
 	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"
 
 benchmark: install ## Time warps, integration, similarity, training, registration beside MONAI and VoxelMorph; ARGS=EXPERIMENT

@@ -1,7 +1,7 @@
-"""The README's picture of a report, made anew: ``make screenshots CKPT=runs/mscmr/checkpoints/best.ckpt``.
+"""Pictures of pages in README and docs, made anew: ``make screenshots CKPT=runs/mscmr/checkpoints/best.ckpt``.
 
-Three synthetic cardiac sequences of one patient and one of another, each deformed, are registered; the page is
-photographed in headless Chromium.
+Three synthetic cardiac sequences of one patient and one of another, each deformed, are registered; two of each of some
+people make an atlas. The pages are photographed in headless Chromium.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from bingo_pl import register
+from bingo_pl import atlas, register
 from bingo_pl.data_modules.phantoms.cohorts import write_cohort
+from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
@@ -29,6 +30,7 @@ from bingo_pl.spatial import warp, warp_labels
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SEQUENCES = ("C0", "LGE", "T2")
+PEOPLE = 9
 CONTROL_SPACING, SHARE = 16, 0.25
 """Voxels between the control points of the deformations, and how far they move at most, as a share of that."""
 
@@ -91,13 +93,34 @@ def make_group(root: Path) -> tuple[list[tuple[str, Path]], dict[str, Path]]:
     return pairs, labels
 
 
-def main(checkpoint: Path, picture: Path) -> None:
-    """Register the group with a model that knows `SEQUENCES` and photograph its report."""
+def make_people(root: Path) -> list[Member]:
+    """Write a slice of each of some people in two sequences, with labels; the last person's are upside down."""
+    write_cohort("manifest", root / "cohort", subjects=PEOPLE, seed=1)
+    rows = pd.read_csv(root / "cohort" / "manifest.csv")
+    rows = rows[rows["modality"].isin(SEQUENCES[::2])]
+    members = []
+    for subject, own in rows.groupby("subject"):
+        groups = list(own.groupby("group"))
+        _, middle = groups[len(groups) // 2]
+        for row in middle.drop_duplicates("modality").itertuples():
+            files = [root / "cohort" / row.image, root / "cohort" / row.label]
+            if subject == rows["subject"].max():
+                for file in files:
+                    voxels = nib.load(file)
+                    nib.save(nib.Nifti1Image(np.asarray(voxels.dataobj)[:, ::-1].copy(), voxels.affine), file)
+            members.append(Member(str(row.modality), files[0], files[1], None, str(subject)))
+    return members
+
+
+def main(checkpoint: Path, report: Path, page: Path) -> None:
+    """Register the group with a model that knows `SEQUENCES`, make the atlas, and photograph both pages."""
     with tempfile.TemporaryDirectory() as folder:
+        made = atlas(make_people(Path(folder) / "people"), Path(folder) / "atlas", device="cpu", console=Console())
+        photograph(made / "report.html", page, width=1400, height=1800)
         images, labels = make_group(Path(folder))
         group = register(images, checkpoint, labels=labels, device="cpu", console=Console())
-        photograph(group.write(Path(folder) / "out") / "report.html", picture)
+        photograph(group.write(Path(folder) / "out") / "report.html", report)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(__file__).with_name("report.png"))
+    main(Path(sys.argv[1]), *(Path(__file__).with_name(name) for name in ("report.png", "atlas.png")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import sys
@@ -16,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 
 from bingo_pl import BingoError
@@ -25,12 +27,17 @@ from bingo_pl.cli import main
 from bingo_pl.data_modules.checking.manifest_listing import list_manifest
 from bingo_pl.data_modules.manifest_file import PEOPLE, read_group
 from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.files.record import read_record
 from bingo_pl.files.resampling import to_array
+from bingo_pl.files.scans import read_scan
+from bingo_pl.files.transforms import affine_transform
 from bingo_pl.registration import people
 from bingo_pl.registration.consensus import Stack, pairwise_dice
 from bingo_pl.registration.newcomers import add_people
 from bingo_pl.registration.people import Choices
 from bingo_pl.registration.pooling import View
+from bingo_pl.report.page import write_report
+from bingo_pl.report.strips import MOMENTS, SIDE, Strips, picture_file
 
 from .test_affine import CENTRE, GRIDS, head
 from .test_resampling import places
@@ -165,6 +172,37 @@ def test_everything_is_written_as_register_writes_it(atlas: Path) -> None:
     np.testing.assert_allclose(voxels(atlas / "registered" / "a_2.nii.gz"), moved, atol=1e-3)
 
 
+def test_the_page_shows_everybody_before_and_after(atlas: Path) -> None:
+    """By affine maps alone another picture than at the end, which is that of the registered image."""
+    page = (atlas / "report.html").read_text()
+    assert page.count('class="affine"') == page.count('class="end"') == 1 + 4
+    grid = read_record(atlas).group
+    strips = Strips.of(atlas, grid)
+    entry = record(atlas)["images"][1]
+    registered = voxels(atlas / "registered" / "a_2.nii.gz")
+    unit = read_scan("a_2", "a", Path(entry["path"]), None, None).window.unit(torch.from_numpy(registered)).numpy()
+    shown = strips.draw(grid.to_sitk(unit), affine_transform(np.eye(4)), SIDE).astype(float)
+    with_webp = {}
+    for moment in MOMENTS:
+        with Image.open(picture_file(atlas, moment, entry["name"])) as picture:
+            with_webp[moment] = np.asarray(picture.convert("L"), float)
+    alike = {moment: np.corrcoef(drawn.ravel(), shown.ravel())[0, 1] for moment, drawn in with_webp.items()}
+    assert alike["end"] > 0.98
+    assert alike["affine"] < alike["end"] - 0.01
+
+
+def test_the_terminal_names_who_stands_out(atlas: Path) -> None:
+    """Of six, the one who agrees by less than the others."""
+    found = record(atlas)
+    first = found["images"][0]
+    found["images"] = [first | {"subject": f"s{number}"} for number in range(5)]
+    found["images"].append(first | {"subject": "[b]odd", "agreement": first["agreement"] - 0.1})
+    said = io.StringIO()
+    people.report_figures(found, Console(file=said, width=200))
+    (line,) = [line for line in said.getvalue().splitlines() if line.startswith("look closer")]
+    assert line.startswith(f"look closer: [b]odd ({Path(first['path']).name}): agrees with the others by")
+
+
 def test_the_most_probable_labels_come_back_to_each_person(atlas: Path) -> None:
     """Also to the one who has none."""
     own = voxels(person(atlas.parent, 3).label or Path())
@@ -180,6 +218,24 @@ def test_the_order_of_the_manifest_changes_nothing(atlas: Path, folder: Path) ->
     other = make(members, folder / "turned")
     for name in ("template/mean", "coverage", "label_prior"):
         np.testing.assert_array_equal(voxels(other / f"{name}.nii.gz"), voxels(atlas / f"{name}.nii.gz"))
+
+
+def test_slices_of_parallel_planes_come_together(folder: Path) -> None:
+    """In any order: the one whose content comes first gives the plane, on which the others' transforms arrive."""
+    members = []
+    for number in range(2):
+        affine = GRID.affine.copy()
+        affine[:3, 3] += 30 * number * GRID.directions[:, 2]
+        path = folder / f"plane{number}.nii.gz"
+        nib.save(nib.Nifti1Image(anatomy(number, "a").astype(np.float32), affine), path)
+        members.append(Member("a", path))
+    grids: list[Any] = []
+    for order in (members, members[::-1]):
+        made = make(order, folder / f"planes{len(grids)}", transform="rigid", images=True)
+        grids.append(record(made)["grid"])
+        for name in ("a", "a_2"):
+            assert (voxels(made / "registered" / f"{name}.nii.gz") > 0).mean() > 0.1
+    assert grids[0] == grids[1]
 
 
 def test_apply_goes_through_the_atlas(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +262,18 @@ def test_a_newcomer_comes_to_where_the_full_run_has_it(folder: Path) -> None:
     """Compared with three of four: its points come to lie in another person where all four together put them."""
     members = [person(folder, number) for number in range(4)]
     full, three = make(members, folder / "full"), make(members[:3], folder / "three")
+    assert "came to the finished atlas" not in (three / "report.html").read_text()
     before = voxels(three / "template" / "mean.nii.gz")
     assert add_people(three, [("", members[3].image)], None, images=True, jacobian=False, console=QUIET) == ["a_4"]
     np.testing.assert_array_equal(voxels(three / "template" / "mean.nii.gz"), before)
     assert (three / "propagated" / "a_4.nii.gz").is_file()
+    page = (three / "report.html").read_text()
+    assert "Atlas of 4 people" in page
+    assert "came to the finished atlas" in page
+    members[0].image.rename(folder / "gone")
+    write_report(three)
+    (folder / "gone").rename(members[0].image)
+    assert (three / "report.html").read_text() == page, "made again without the originals"
     inside = np.argwhere(anatomy(3, "a") > 0)[::7]
     points = (inside @ GRID.affine[:3, :3].T + GRID.affine[:3, 3]) * (-1, -1, 1)
     there = []
@@ -241,6 +305,12 @@ def test_contrasts_of_a_person_move_as_one(folder: Path) -> None:
 def test_a_manifest_says_whom_an_image_shows(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("modality,image,subject\nt1,x.nii,anna\nt2,y.nii,anna\nt1,z.nii,\n")
     assert [member.subject for member in read_group(tmp_path / "people.csv", PEOPLE)] == ["anna", "anna", ""]
+
+
+def test_a_subject_is_not_called_like_an_image_of_another(tmp_path: Path) -> None:
+    members = [person(tmp_path, 0), person(tmp_path, 1, subject="a")]
+    with pytest.raises(BingoError, match="'a' is a subject, and what an image"):
+        make(members, tmp_path / "x")
 
 
 def test_check_takes_the_manifest_of_a_population(tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def atlas(
         list[str] | None,
         typer.Option(metavar="[MODALITY=]FILE", help="Image of one more person to bring to a finished atlas"),
     ] = None,
+    bids: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Instead of a manifest: a BIDS dataset", show_default=False)
+    ] = None,
+    suffix: Annotated[
+        str, typer.Option(metavar="NAMES", help="Images of --bids to take, e.g. T1w,FLAIR or acq-3d_T1w")
+    ] = "",
+    bids_label: Annotated[
+        str, typer.Option(metavar="NAME", help="Label maps in the derivatives of --bids, e.g. desc-manual_dseg")
+    ] = "",
+    bids_mask: Annotated[
+        str, typer.Option(metavar="NAME", help="Masks in the derivatives of --bids, e.g. desc-brain_mask")
+    ] = "",
     transform: Annotated[Literal["rigid", "affine", "deformable"], typer.Option(help="Last stage")] = "deformable",
     spacing: Annotated[
         float | None, typer.Option(metavar="MM", help="Voxel size of the template; default: the finest of the images")
@@ -91,21 +103,28 @@ def atlas(
     own resolution; images are then read one at a time, and a population may have any size.
     """
     from bingo_pl import api
+    from bingo_pl.data_modules.bids import read_bids
     from bingo_pl.registration.newcomers import add_people
 
-    if bool(add) == (manifest is not None):
-        raise BingoError("name either a MANIFEST to make an atlas of, or by --add who comes to a finished one")
-    if manifest is None:
+    if bool(add) + (manifest is not None) + (bids is not None) != 1:
+        raise BingoError(
+            "name either a MANIFEST or --bids to make an atlas of, or by --add who comes to a finished one"
+        )
+    if bids is None and (suffix or bids_label or bids_mask):
+        raise BingoError("--suffix, --bids-label and --bids-mask go with --bids. Leave them out, or name its folder")
+    if add:
         if affine or memory or spacing or overwrite or transform != "deformable":
             raise BingoError(
                 "--add goes without --affine, --memory, --spacing, --overwrite and --transform: the atlas's hold. "
                 "Leave them out"
             )
-        newcomers = [_newcomer(text) for text in add or ()]
+        newcomers = [_newcomer(text) for text in add]
         add_people(output, newcomers, checkpoint, images, jacobian, console)
         return
+    people = read_bids(bids, [name for name in suffix.split(",") if name], bids_label, bids_mask) if bids else manifest
+    assert people is not None
     api.atlas(
-        manifest,
+        people,
         output,
         checkpoint,
         transform=transform,
@@ -155,9 +174,11 @@ def apply(
 
 
 def report(
-    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
+    registration: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register or bingo atlas wrote")
+    ],
 ) -> None:
-    """Write report.html into the folder: one page to judge the registration by. The original images are needed."""
+    """Write report.html into the folder: one page to judge it by. Of a registration the original images are needed."""
     from bingo_pl.report.page import write_report
 
     console.print(f"written: {escape(str(write_report(registration)))}", soft_wrap=True)

@@ -20,6 +20,8 @@ from bingo_pl.names import check_file_name
 from bingo_pl.regular import check_regular
 
 RECORD = "registration.json"
+ATLAS = "atlas.json"
+"""What the folder of an atlas says of itself beside that."""
 PASS, WARN, FAIL = LEVELS = ("pass", "warn", "fail")
 """Of a verdict."""
 RESERVED = ("mean", "template")

@@ -28,7 +28,7 @@ from bingo_pl.device import isolated
 from bingo_pl.errors import unknown_name
 from bingo_pl.files.affine import MODES
 from bingo_pl.files.grids import Grid
-from bingo_pl.files.record import sha256_of
+from bingo_pl.files.record import ATLAS, sha256_of
 from bingo_pl.files.scans import names_of
 from bingo_pl.files.transforms import write_image
 from bingo_pl.files.written import FILES, check_output, digests_of
@@ -42,7 +42,7 @@ from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
 from bingo_pl.training.model import Model
 
-RECORD = "atlas.json"
+RECORD = ATLAS
 Displacements = Callable[[], Iterable[tuple[int, Tensor]]]
 """Gives each image's position and displacement (D, *S) anew."""
 

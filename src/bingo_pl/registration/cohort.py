@@ -53,6 +53,7 @@ class Cohort:
         Raises:
             BingoError: unusable images, or more than fit in memory.
         """
+        _check_apart(members, names)
         scans: list[Scan] = []
         voxels = 0
         for name, member in track(list(zip(names, members, strict=True)), "reading", console):
@@ -144,7 +145,7 @@ class Placed:
             self.owners[image],
             cohort.space,
             grid,
-            cohort.scans[0],
+            cohort.scans[next(iter(cohort.people.values()))[0]],
         )
 
 
@@ -193,3 +194,13 @@ def register_scan(
 
 def _ids(scan: Scan) -> frozenset[int]:
     return frozenset[int]() if scan.label is None else frozenset(np.unique(scan.label).tolist())
+
+
+def _check_apart(members: Sequence[Member], names: Sequence[str]) -> None:
+    """Figures are stated by the subject's name, or the image's where it is a subject of its own."""
+    alone = {name for member, name in zip(members, names, strict=True) if not member.subject}
+    if both := sorted(alone & {member.subject for member in members}):
+        raise BingoError(
+            f"'{both[0]}' is a subject, and what an image that names no subject is called. Rename the subject, or name "
+            "the subject of each image"
+        )

@@ -29,8 +29,10 @@ from bingo_pl.messages import doing
 from bingo_pl.registration.atlas import RECORD
 from bingo_pl.registration.cohort import register_scan
 from bingo_pl.registration.native import Space
-from bingo_pl.registration.people import FEATURES, Choices, write_atlas_record, write_maps
+from bingo_pl.registration.people import FEATURES, Choices, draw_member, write_atlas_record, write_maps, write_page
 from bingo_pl.registration.registered import write_member
+from bingo_pl.report.cohort import lines_of, people_of
+from bingo_pl.report.strips import Strips
 from bingo_pl.training.model import Model
 
 
@@ -81,6 +83,10 @@ def add_people(
                 f"{found['agreement_affine']:.2f} by its affine map alone",
                 soft_wrap=True,
             )
+        write_page(atlas, console)
+        came = [one for one in people_of(tree["images"]) if one.added and one.name in names]
+        for line in lines_of(came):
+            console.print(escape(line), soft_wrap=True)
     return names
 
 
@@ -112,8 +118,10 @@ def _add(
         likely = grid.to_sitk(_labels(atlas, grid))
         labels = to_array(resample_labels(likely, member.inverse.transform, scan.grid))
     write_maps(member, grid, labels, jacobian, atlas)
+    draw_member(member, Strips.of(atlas, grid))
     return entry | {
         "subject": name,
+        "added": True,
         "agreement": found.agreement[0],
         "agreement_affine": found.agreement_affine[0],
         "repeatability_mm": found.repeatability_mm[0],

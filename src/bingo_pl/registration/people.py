@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -32,7 +33,7 @@ from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
 from bingo_pl.files.resampling import resample_labels, to_array
 from bingo_pl.files.scans import File, describe, names_of
-from bingo_pl.files.transforms import write_image
+from bingo_pl.files.transforms import affine_transform, write_image
 from bingo_pl.files.written import FILES, check_output, digests_of
 from bingo_pl.locking import held
 from bingo_pl.messages import doing
@@ -43,6 +44,8 @@ from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.pooling import LEAST_COVERAGE, Pool, sharpness
 from bingo_pl.registration.registered import Registered, write_member, write_record
 from bingo_pl.registration.telling import track
+from bingo_pl.report.cohort import lines_of, people_of
+from bingo_pl.report.strips import MEAN, MOMENTS, SIDE_OF_MEAN, Strips
 from bingo_pl.streaming.file_source import dims_of
 from bingo_pl.training.model import Model
 
@@ -132,7 +135,9 @@ def build(
             bingo = hierarchical(model.registrar)
             gathered = gather(cohort.subjects(model), bingo, choices.transform, begin)
         placed = Placed.of(cohort, gathered)
-        grid = native_grid(cohort.scans, placed.affines, choices.spacing_mm)
+        order = _by_content(cohort)  # the first gives the axes and, of slices, the plane
+        affines = [placed.affines[i] for i in order]
+        grid = native_grid([cohort.scans[i] for i in order], affines, choices.spacing_mm)
         grid.fitting(16.0, "the template", "Give a larger --spacing")
         console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
         with replacing_folder(output, overwrite) as temporary:
@@ -199,6 +204,10 @@ def _write(
     before, after = (_Consensus.of(placed, grid, deformed, console) for deformed in (False, True))
     mean = torch.stack([placed.displacement(i, grid).double() for i in range(len(cohort.people))]).mean(0).float()
     _write_consensus(cohort, after, grid, mean, folder)
+    pictures = Strips.of(folder, grid)
+    for moment, found in zip(MOMENTS, (before, after), strict=True):
+        still = sitk.Transform(3, sitk.sitkIdentity)
+        pictures.write(moment, MEAN, grid.to_sitk(found.templates[""]), still, SIDE_OF_MEAN)
     placed.template().write(folder / FEATURES)
     entries, images = [], []
     likely = grid.to_sitk(after.pool.most_probable()) if len(cohort.label_ids) > 1 else None
@@ -213,6 +222,7 @@ def _write(
             choices.jacobian,
             folder,
         )
+        draw_member(member, pictures)
         moved = _length_mm(placed.displacement(owner, grid), grid)
         images.append(
             entries[-1]
@@ -246,7 +256,8 @@ def _write(
     }
     write_record(folder, File.of(model.path), settings.to_tree(model.config), grid, entries)
     write_atlas_record(folder, record)
-    _report(record, console)
+    write_page(folder, console)
+    report_figures(record, console)
 
 
 def write_atlas_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -303,7 +314,32 @@ def write_maps(member: Registered, grid: Grid, labels: NDArray | None, jacobian:
         write_image(determinant.astype(np.float32), grid, folder / "log_jacobian" / f"{member.scan.name}.nii.gz")
 
 
-def _report(record: Mapping[str, Any], console: Console) -> None:
+def draw_member(member: Registered, pictures: Strips) -> None:
+    """Draw an image of an atlas by its affine map alone and at the end.
+
+    Raises:
+        BingoError: a picture cannot be written.
+    """
+    unit = member.scan.grid.to_sitk(member.scan.unit.numpy()[0])
+    transforms = (affine_transform(member.stage.affine), member.forward.transform)
+    for moment, transform in zip(MOMENTS, transforms, strict=True):
+        pictures.write(moment, member.scan.name, unit, transform)
+
+
+def write_page(folder: Path, console: Console) -> None:
+    """Write ``report.html`` into the folder of an atlas.
+
+    Raises:
+        BingoError: a file in it is missing or damaged, or the page cannot be written.
+    """
+    from bingo_pl.report.page import write_report  # Matplotlib, which aligning does not need
+
+    with doing("making the report", console):
+        write_report(folder)
+
+
+def report_figures(record: Mapping[str, Any], console: Console) -> None:
+    """Show what ``atlas.json`` says of the group, and who stands out."""
     lines = [
         f"sharpness of the template: {record['sharpness_affine_per_mm']:.4f} per mm after the affine stage, "
         f"{record['sharpness_per_mm']:.4f} at the end",
@@ -314,7 +350,7 @@ def _report(record: Mapping[str, Any], console: Console) -> None:
             lines.append(
                 f"Dice with {what}: {record[f'{key}_affine']:.3f} after the affine stage, {record[key]:.3f} at the end"
             )
-    for line in lines:
+    for line in [*lines, *map(escape, lines_of(people_of(record["images"])))]:
         console.print(line, soft_wrap=True)
 
 

@@ -11,16 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
-from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, binary_fill_holes
 from torch import Tensor
 
-from bingo_pl.data_modules.reading import read_voxels
-from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
@@ -30,15 +25,12 @@ from bingo_pl.files.resampling import resample_image, resample_labels
 from bingo_pl.files.scans import Scan, read_scan
 from bingo_pl.files.transforms import affine_transform as linear_transform
 from bingo_pl.files.transforms import read_transform, sampled_displacement
+from bingo_pl.report.display import Display
 
 MAX_PICTURED = 8
 """Images of which pictures are drawn: of larger groups those whose figures are worst."""
-MAX_ACROSS = 192
-"""Voxels of the display grid along its longest axis: pictures are not larger."""
 MAX_LABELLED = 16
 """Label maps that are compared with each other, of those images that come first."""
-FOREGROUND_SHARE = 0.1
-"""The group's foreground is where its mean is above this share of its 99th percentile, and what that encloses."""
 
 Pair = tuple[Tensor, Tensor]
 """Before and after registration."""
@@ -160,7 +152,7 @@ class _Reader:
     record: Record
     scans: Mapping[str, Scan]
     """By name, those originals that are in memory."""
-    display: _Display
+    display: Display
     planes: Sequence[Plane]
     foreground: Tensor
     """(*S) bool, of the whole group."""
@@ -171,16 +163,8 @@ class _Reader:
 
     @classmethod
     def of(cls, record: Record, scans: Mapping[str, Scan]) -> _Reader:
-        display = _Display.of(record)
-        mean = display.read("template/mean.nii.gz")
-        inside = mean > FOREGROUND_SHARE * float(np.percentile(mean.numpy(), 99))
-        inside = torch.from_numpy(binary_fill_holes(inside.squeeze().numpy())).reshape(mean.shape)
-        if not inside.any():
-            raise BingoError(f"{record.folder / 'template/mean.nii.gz'}: is empty. Register again")
-        flat = [axis for axis in range(3) if mean.shape[axis] == 1]
-        planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
-        if not planes:
-            raise BingoError(f"the group grid of {record.folder} is a line of voxels; there is no plane to show")
+        display = Display.of(record.folder, record.group)
+        inside, planes = display.foreground()
         return cls(record, scans, display, planes, inside)
 
     def scan(self, entry: Entry) -> Scan:
@@ -282,54 +266,6 @@ class _Reader:
             majority = sum((views.indicators(cut[None, None], ids)[0] for cut in after.values()), torch.zeros(()))
             outlines.append((before, registered, (majority / max(len(after), 1)).expand_as(before)))
         return outlines
-
-
-@dataclass(frozen=True, eq=False)
-class _Display:
-    """Brings volumes of a folder onto the display grid."""
-
-    record: Record
-    orientation: NDArray[np.float64]
-    """Of the group's axes, to left, posterior and superior."""
-    step: NDArray[np.float64]
-    """(3,) voxels of the group from one of the display grid to the next."""
-    first: NDArray[np.float64]
-    """(3,) where the first one is."""
-    grid: Grid
-
-    @classmethod
-    def of(cls, record: Record) -> _Display:
-        """The group grid, its axes turned; coarser where pictures cannot show it all."""
-        orientation = record.group.orientation_towards("LPS")
-        turned = record.group.turned(orientation)
-        extent = np.multiply(turned.shape, turned.spacing)
-        finest = max(float(extent.max()) / MAX_ACROSS, float(turned.spacing.min()))
-        step = np.maximum(finest / turned.spacing, 1.0)
-        shape = np.maximum(np.floor(np.array(turned.shape) / step + 1e-6), 1).astype(int)
-        first = (np.array(turned.shape) - 1) / 2 - step * (shape - 1) / 2
-        x, y, z = shape.tolist()
-        return cls(record, orientation, step, first, turned.part(first, step, (x, y, z)))
-
-    def read(self, file: str, nearest: bool = False) -> Tensor:
-        """A volume of the folder (*S) on the display grid.
-
-        Raises:
-            BingoError: it is missing or damaged, or not on the group grid.
-        """
-        path, group = self.record.folder / file, self.record.group
-        data, affine = read_voxels(path)
-        if data.shape != group.shape or not np.allclose(affine, group.affine, atol=1e-3):
-            raise BingoError(
-                f"{path}: is not on the group grid of registration.json. Leave the files of a registration as they "
-                "are, or register again"
-            )
-        turned = nib.orientations.apply_orientation(data, self.orientation)
-        if self.grid.shape != turned.shape:
-            shown = turned if nearest else turned.astype(np.float32, copy=False)
-            turned = affine_transform(
-                shown, self.step, self.first, self.grid.shape, order=int(not nearest), mode="nearest"
-            )
-        return torch.from_numpy(np.array(turned, np.float32, order="C"))  # ascontiguousarray keeps a flipped axis of 1
 
 
 def _tensor(image: sitk.Image) -> Tensor:

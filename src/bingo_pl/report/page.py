@@ -5,7 +5,6 @@ It needs no other file and no network; every text of a file is escaped.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from html import escape
@@ -14,50 +13,23 @@ from pathlib import Path
 import numpy as np
 
 from bingo_pl.atomic import check_place, replacing
+from bingo_pl.files.record import ATLAS
 from bingo_pl.files.scans import Scan
 from bingo_pl.report import pictures as report_pictures
+from bingo_pl.report.cohort_page import cohort_page
 from bingo_pl.report.data import Pictured, Row, Story, read_story
-from bingo_pl.report.pictures import Drawing, Scales
+from bingo_pl.report.markup import document, picture
+from bingo_pl.report.pictures import Scales
 from bingo_pl.report.summary import anchor, facts, figures, number, suspicions, table, verdict
 
 FILE = "report.html"
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.45 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; margin: 1.5em auto;
-  max-width: 76em; padding: 0 1.2em; }
-h1 { font-size: 1.6em; margin: 0 0 .5em; } h2 { font-size: 1.25em; margin: 1.8em 0 .4em; border-top: 1px solid #bbb;
-  padding-top: .8em; }
-.verdict { border-left: .5em solid #5a6b7b; background: #f1f4f7; padding: .7em 1em; }
-.verdict.good { border-color: #1b7f3b; background: #eef7f0; }
-.verdict.suspect { border-color: #c4320a; background: #fdf0ea; }
-.verdict ul { margin: .3em 0; padding-left: 1.3em; }
-.figures { display: flex; flex-wrap: wrap; gap: .6em; margin: 1em 0; }
-.figures div { border: 1px solid #ccc; border-radius: 4px; padding: .4em .9em; }
-.figures dt { font-size: .85em; color: #555; } .figures dd { margin: 0; font-size: 1.35em; font-weight: 600; }
-p, li { max-width: 68em; } .facts { color: #444; font-size: .92em; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .4em; color: #444; }
-th, td { padding: .3em .7em; text-align: right; border-bottom: 1px solid #ddd; }
-thead th { border-bottom: 2px solid #444; vertical-align: bottom; }
-th.text, td.text { text-align: left; } td.text { overflow-wrap: anywhere; }
-tr.suspect { background: #fdf0ea; } .flag { color: #a32606; font-weight: 600; }
-.bar { display: inline-block; width: 5em; height: .7em; background: #e4e4e4; margin-left: .5em; }
-.bar i { display: block; height: 100%; background: #5a7fa8; } tr.suspect .bar i { background: #c4320a; }
-figure { margin: .8em 0; } figure img { max-width: 100%; height: auto; }
-figcaption { font-size: .9em; color: #444; max-width: 70em; }
-.own, .group { background: #333; padding: 0 .3em; } .own { color: #ffd60a; } .group { color: #00e0ff; }
-pre { font-size: .8em; overflow-x: auto; }
-@media print { body { max-width: none; margin: 0; font-size: 10pt; } figure, tr, .verdict { break-inside: avoid; }
-  h2 { break-after: avoid; } * { print-color-adjust: exact; }
-  th, td { padding: .2em .4em; } figure img { max-height: 105mm; width: auto; } @page { margin: 12mm; } }
-""".strip()
 
 
 def write_report(folder: Path, scans: Sequence[Scan] = ()) -> Path:
-    """Write ``report.html`` into a folder of ``bingo register``, whole or not at all.
+    """Write ``report.html`` into a folder of ``bingo register`` or ``bingo atlas``, whole or not at all.
 
-    Reads only what is in the folder and the original files that ``registration.json`` names, an image at a time.
+    Reads only what is in the folder and, of a registration, the original files that ``registration.json`` names, an
+    image at a time.
 
     Args:
         folder: the registration.
@@ -71,9 +43,9 @@ def write_report(folder: Path, scans: Sequence[Scan] = ()) -> Path:
     """
     path = folder / FILE
     check_place(path)
-    story = read_story(folder, scans)
+    page = cohort_page(folder) if (folder / ATLAS).exists() else _page(read_story(folder, scans))
     with replacing(path) as temporary:
-        temporary.write_text(_page(story), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -82,11 +54,6 @@ def _page(story: Story) -> str:
     title = f"Registration of {count} image{'s' if count > 1 else ''}"
     scales = Scales.of(story)
     parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>\n{STYLE}\n</style></head>",
-        f"<body>\n<main>\n<h1>{title}</h1>",
         verdict(story),
         figures(story),
         facts(story),
@@ -94,20 +61,19 @@ def _page(story: Story) -> str:
         _means(story),
         *(_section(row, row.pictured, story, scales) for row in story.rows if row.pictured is not None),
         _appendix(story),
-        "</main>\n</body>\n</html>\n",
     ]
-    return "\n".join(part for part in parts if part)
+    return document(title, parts)
 
 
 def _means(story: Story) -> str:
     places = "; ".join(report_pictures.place(plane, story.grid) for plane in story.planes)
-    picture = _picture(
+    means = picture(
         report_pictures.draw_means(story),
         f"Mean of all images before and after registration: {places}",
         "The mean of all images, intensities from 0 to 1. Where images lie on each other it is sharp. "
         "R, L, A, P, S, I: right, left, front, back, top and bottom of the patient.",
     )
-    return f"<h2>The group's mean</h2>\n{picture}"
+    return f"<h2>The group's mean</h2>\n{means}"
 
 
 def _section(row: Row, pictured: Pictured, story: Story, scales: Scales) -> str:
@@ -117,7 +83,7 @@ def _section(row: Row, pictured: Pictured, story: Story, scales: Scales) -> str:
     warning = f'<p class="flag">Look closely: {"; ".join(found)}.</p>' if found else ""
     places = "; ".join(report_pictures.place(sight.plane, story.grid) for sight in pictured.sights)
     template = "the decoder's reconstruction of it" if pictured.reconstructed else "the mean: nothing was reconstructed"
-    comparison = _picture(
+    comparison = picture(
         report_pictures.draw_comparison(pictured.sights, story.grid),
         f"{row.entry.name}: checkerboards with the template and contours, before and after registration ({places})",
         f"Checkerboard: this image in turn with the template, {template}. Contours: {_contour_key(pictured, story)}",
@@ -134,7 +100,7 @@ def _deformation(
     mean, largest = moved_mm
     uncertain = pictured.sights[0].uncertainty is not None
     maps = f"deformation grid, log-Jacobian map{', uncertainty map in mm' if uncertain else ''}"
-    return _picture(
+    return picture(
         report_pictures.draw_deformation(pictured.sights, story.grid, scales),
         f"{row.entry.name}: {maps} ({places})",
         f"The deformation moves this image by {number(mean)} mm on average, {number(largest)} mm at most, and folds "
@@ -168,13 +134,4 @@ def _appendix(story: Story) -> str:
     return (
         "<h2>Files and settings</h2>\n"
         f'<ul class="facts">{paths}</ul>\n<details><summary>All settings</summary><pre>{settings}</pre></details>'
-    )
-
-
-def _picture(drawing: Drawing, alternative: str, caption: str) -> str:
-    """A figure; the caption is HTML, the alternative text is not."""
-    data = base64.b64encode(drawing.webp).decode()
-    return (
-        f'<figure><img src="data:image/webp;base64,{data}" width="{drawing.width}" alt="{escape(alternative)}">'
-        f"<figcaption>{caption}</figcaption></figure>"
     )

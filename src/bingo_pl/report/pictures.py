@@ -6,7 +6,7 @@ Yellow lines belong to the image that is shown, cyan ones to the group that it w
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -92,6 +92,38 @@ def draw_means(story: Story) -> Drawing:
     for row, plane, means in zip(axes, story.planes, story.means, strict=True):
         for ax, mean in zip(row, means, strict=True):
             _draw(ax, mean, plane, story.grid)
+    return _drawing(figure)
+
+
+def draw_template(
+    planes: Sequence[Plane], grid: Grid, templates: Mapping[str, Tensor], coverage: Tensor, labels: Tensor | None
+) -> Drawing:
+    """The templates of an atlas and how many images show a voxel, a row for each plane.
+
+    Args:
+        planes: of the display grid.
+        grid: the display grid.
+        templates: (*S) from 0 to 1, by title.
+        coverage: (*S).
+        labels: (*S) ids, outlined on a panel of their own; None where there are none.
+    """
+    outlined = [] if labels is None else ["labels"]
+    figure, axes = _canvas(planes, grid, [*templates, *outlined, "coverage"])
+    figure.set_figheight(figure.get_figheight() + BAR)
+    for row, plane in zip(axes, planes, strict=True):
+        for ax, template in zip(row, templates.values(), strict=False):
+            _draw(ax, plane.cut(template), plane, grid)
+        if labels is not None:
+            cut = plane.cut(labels)
+            _draw(row[-2], plane.cut(next(iter(templates.values()))), plane, grid)
+            for indicator in views.indicators(cut[None, None], sorted({*cut.int().flatten().tolist()} - {0}))[0]:
+                _add(row[-2], views.contours(indicator), GROUP)
+        shown = _draw(row[-1], plane.cut(coverage), plane, grid)
+        shown.set(cmap=matplotlib.colormaps["viridis"], clim=(0, max(float(coverage.max()), 1)))
+    below = axes[-1, -1].inset_axes((0.05, -0.09, 0.9, 0.04))
+    bar = figure.colorbar(shown, cax=below, orientation="horizontal")
+    bar.set_label("images", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     return _drawing(figure)
 
 
