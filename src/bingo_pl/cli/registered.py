@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from bingo_pl.cli.common import Device, InterpolationName, Overwrite, console
 from bingo_pl.errors import BingoError
+from bingo_pl.regular import exists
 
 
 def estimate(
@@ -131,7 +132,7 @@ def atlas(
 def _newcomer(text: str) -> tuple[str, Path]:
     """(modality, image); no modality where the text is a file's name."""
     name, equals, path = text.partition("=")
-    return ("", Path(text)) if not equals or Path(text).exists() else (name, Path(path))
+    return ("", Path(text)) if not equals or exists(Path(text)) else (name, Path(path))
 
 
 def apply(
