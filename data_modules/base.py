@@ -34,6 +34,7 @@ from bingo_pl.data_modules.problems import some
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 from bingo_pl.errors import BingoError
 from bingo_pl.misalign import draw_displacements, misalign
+from bingo_pl.regular import exists, is_file
 from bingo_pl.seeding import generator
 
 MEMORY_BYTES = 4 * 2**30
@@ -124,7 +125,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         self.draws_per_test_group = draws_per_test_group
         self.workers = workers
         cache = Path(os.path.expanduser(cache_dir or platformdirs.user_cache_path("bingo_pl") / "preprocessed"))
-        below = self.root.parent if self.root.is_file() else self.root
+        below = self.root.parent if is_file(self.root) else self.root
         self.cache = GroupCache(cache, type(self).__name__, below, self.preprocessing)
         self.groups: dict[Split, list[CachedGroup]] = {}
         self._datasets: dict[Split, CacheDataset] = {}
@@ -266,7 +267,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     def not_found(self) -> BingoError:
         """The error for a root without the expected files."""
-        state = "holds no usable case" if self.root.exists() else "does not exist"
+        state = "holds no usable case" if exists(self.root) else "does not exist"
         return BingoError(f"data.root={self.root} {state}. {self.layout}")
 
     def _find_groups(self) -> dict[Split, list[CachedGroup]]:

@@ -11,6 +11,7 @@ from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort
 from bingo_pl.data_modules.manifest_file import Row, read_manifest
 from bingo_pl.data_modules.preprocess import SPLITS, Case, Split, read_subject, to_group, to_spacing
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.regular import is_file, is_folder
 
 
 class ManifestDataModule(GroupDataModule):
@@ -25,8 +26,8 @@ class ManifestDataModule(GroupDataModule):
     may_keep_grid = True
 
     def list_cases(self) -> dict[Split, list[Case]]:
-        path = self.root / "manifest.csv" if self.root.is_dir() else self.root
-        if not path.is_file():
+        path = self.root / "manifest.csv" if is_folder(self.root) else self.root
+        if not is_file(path):
             raise self.not_found()
         manifest = with_cohort_problems(read_manifest(path, COHORT))
         manifest.refuse()

@@ -118,7 +118,24 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("given", [["check", "x" * 300], ["estimate", "--images", "3", "--shape", "0x0"]])
+LONG = "x" * 300
+IMPOSSIBLE = [
+    ["check", LONG],
+    ["estimate", "--images", "3", "--shape", "0x0"],
+    ["estimate", "--images", "3", f"{LONG}.ckpt"],
+    ["register", f"a={LONG}.nii.gz", f"b={LONG}.nii.gz", "--output", "out"],
+    ["register", f"a={LONG}.nii.gz", f"b={LONG}.nii.gz", "--memory", "1GB", "--output", "out"],
+    ["apply", f"{LONG}.nii.gz", "--registration", LONG, "--from", "a", "--to", "b", "--output", "a.nii.gz"],
+    ["atlas", "--add", LONG, "--output", LONG],
+    ["train", LONG],
+    ["train", "manifest", f"data.root={LONG}"],
+    ["train", "manifest", f"data.root={LONG}.csv"],
+    ["sweep", f"{LONG}.yaml", "--local"],
+    ["table", LONG],
+]
+
+
+@pytest.mark.parametrize("given", IMPOSSIBLE, ids=lambda given: " ".join(given)[:40])
 def test_inputs_that_cannot_be_are_refused(
     given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -229,6 +229,7 @@ def test_before_holds_the_affine_stage_alone(make: Maker, shape: tuple[int, int,
     for sight in row.pictured.sights:
         torch.testing.assert_close(*sight.images, atol=1e-5, rtol=0)  # float32 voxels
         assert sight.images[0].std() > 0.05, "not an empty picture"
+    assert row.pictured.moved_mm is not None
     assert row.pictured.moved_mm[1] < 1e-6
 
 

@@ -24,6 +24,7 @@ from bingo_pl.registration import streamed
 from bingo_pl.registration.registered import UNFINISHED
 from bingo_pl.registration.streamed import probe_files, register_files
 from bingo_pl.report import page
+from bingo_pl.streaming import file_source, sealed
 from bingo_pl.training.model import Model
 
 from .test_affine import image, move
@@ -247,3 +248,50 @@ def test_an_image_that_cannot_be_used_can_be_replaced_before_anything_is_streame
     with pytest.raises(BingoError, match=r"broken\.nii\.gz"):
         register_files(wrong, tmp_path / "out", MEMORY, model, device="cpu")
     assert (register_files(members, tmp_path / "out", MEMORY, model, device="cpu") / "registration.json").exists()
+
+
+@pytest.mark.parametrize("file", ["placements/0.json", "outputs/plan.json", "outputs/0.json"])
+def test_a_whole_file_of_something_else_is_not_resumed_from(
+    file: str, inputs: tuple[list[Member], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members, checkpoint = inputs
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streamed, "write_record", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            register_files(members, tmp_path / "out", 10**9, checkpoint)
+    others: tuple[object, ...] = ([], None)
+    for tree in others:
+        sealed.write_json(tmp_path / "out" / UNFINISHED / file, tree)
+        with pytest.raises(BingoError, match=rf"{Path(file).name}: is not what was written there"):
+            register_files(members, tmp_path / "out", 10**9, checkpoint)
+
+
+def test_a_refused_grid_leaves_nothing(
+    inputs: tuple[list[Member], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members, checkpoint = inputs
+
+    def refused(*_: object) -> None:
+        raise BingoError("the grid is refused")
+
+    monkeypatch.setattr(file_source, "grid_around", refused)
+    with pytest.raises(BingoError, match="the grid is refused"):
+        register_files(members, tmp_path / "out", 10**9, checkpoint)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_has_a_file_of_its_own_beside_an_image_called_like_it(tmp_path: Path) -> None:
+    y, x = np.mgrid[:32, :32] - 15.5
+    disc = ((np.hypot(y, x) < 10) * (1 + np.cos(x / 3)))[..., None].astype(np.float32)
+    images = {"t1": (disc, np.eye(4)), "t1_mask": (1 + disc, np.eye(4))}
+    masks = {"t1": ((disc > 0).astype(np.uint8), np.eye(4))}
+    group = register(images, masks=masks, transform="network", affine="never", refine=0, device="cpu")
+    entries = json.loads((group.write(tmp_path / "out") / "registration.json").read_text())["images"]
+    files = [entries[0]["path"], entries[0]["mask"], entries[1]["path"]]
+    assert len(set(files)) == 3
+    for file, voxels in zip(files, (disc, disc > 0, 1 + disc), strict=True):
+        assert np.array_equal(np.asanyarray(nib.load(file).dataobj), voxels)

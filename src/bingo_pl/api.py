@@ -25,6 +25,7 @@ from bingo_pl.messages import Progress, report, reporting
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.registration import atlas as atlases
 from bingo_pl.registration import people
+from bingo_pl.registration.forecast import Forecast, forecast
 from bingo_pl.registration.registered import RegisteredGroup
 from bingo_pl.registration.streamed import probe_files
 from bingo_pl.registration.workflow import register
@@ -226,25 +227,28 @@ def estimate(
     checkpoint: Path | str | None = None,
     *,
     shape: Sequence[int] = (),
-    memory: str = "1GB",
+    memory: str | None = None,
     device: str = "auto",
-) -> Estimate:
-    """Predict time, memory and disk of registering a large group on this machine, by timing a small one.
+) -> Estimate | Forecast:
+    """Predict time, memory and disk of registering a group on this machine, by timing small pieces of it.
 
     Args:
         images: how many the group has, or a manifest, or (modality, file) pairs.
         checkpoint: of a BInGo model; None for the ready model.
         shape: voxels of an image where their number is given; empty: those of training.
-        memory: for images being processed, features and running sums, e.g. ``500MB``.
+        memory: stream the group, with so much for images being processed, features and running sums, e.g. ``500MB``.
+            None: as `register` does by default, or streamed with 1 GB where only a number of images is given.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
 
     Raises:
-        BingoError: unusable images, or another method than BInGo.
+        BingoError: unusable images, or another method than BInGo where the group is streamed.
     """
     members = [] if isinstance(images, int) else _members(images)
     dims = dims_of(members[0]) if members else len(shape) or 2
     path = None if checkpoint is None else Path(checkpoint)
-    model, size = trained.Model.load(path, dims, [f"trainer.accelerator={device}"]), parse_bytes(memory)
+    model, size = trained.Model.load(path, dims, [f"trainer.accelerator={device}"]), parse_bytes(memory or "1GB")
+    if members and memory is None:
+        return forecast(members, model)
     if isinstance(images, int):
         return prediction.estimate(model.bingo, images, list(shape) or model.config.data.roi, size)
     source = FileSource.unplaced(members, model)

@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bingo_pl import plugins
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.regular import is_file
 
 Rules = Mapping[str, tuple[object, str]]
 """Whether each setting holds, by its name, and what is wanted."""
@@ -571,11 +572,11 @@ def _lineage(experiment: str) -> list[tuple[str, Tree]]:
 def _read(experiment: str) -> Tree:
     if experiment.lower().endswith((".yaml", ".yml")):
         file = Path(experiment)
-        if not file.is_file():
+        if not is_file(file):
             raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")
         return read_yaml(file)
     source = _folder() / f"{experiment}.yaml"
-    if ".." in Path(experiment).parts or not source.is_file():
+    if ".." in Path(experiment).parts or not is_file(Path(str(source))):
         raise unknown_name("experiment", experiment, experiments())
     return read_yaml(source)
 

@@ -107,6 +107,20 @@ class Plan:
         alike = self.coarse_mm < 1.3 * self.fine_mm
         return [self.fine_mm] if alike or kind == "affine" else [self.coarse_mm, self.fine_mm]
 
+    def passes(self, clearly: bool) -> list[Level]:
+        """What `align` optimises by default, in order, behind the coarse start.
+
+        Args:
+            clearly: of images that are clearly deformed: all there is; else the least, where the coarse levels of the
+                deformation find nothing.
+        """
+        ahead = [self.level(kind, self.coarse_mm) for kind in ("rigid", "deformable")]
+        plan = self.finer() if clearly else self
+        wanted = [(kind, voxel) for kind in ("rigid", "affine") for voxel in plan.voxels(kind)]
+        deformations = plan.voxels("deformable")
+        wanted += [("deformable", voxel) for voxel in (deformations if clearly else deformations[:1])]
+        return [*ahead, *(plan.level(kind, voxel) for kind, voxel in wanted)]
+
     def level(self, kind: str, voxel_mm: float) -> Level:
         """How a stage works at a voxel size."""
         coarse, finest = voxel_mm >= self.coarse_mm, voxel_mm <= self.fine_mm

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import Device, InterpolationName, MemoryOption, Overwrite, console
+from bingo_pl.cli.common import Device, InterpolationName, Overwrite, console
 from bingo_pl.errors import BingoError
+from bingo_pl.regular import exists
 
 
 def estimate(
@@ -23,10 +24,16 @@ def estimate(
         Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
     ] = None,
     shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
-    memory: MemoryOption = "1GB",
+    memory: Annotated[
+        str,
+        typer.Option(help="Of a streamed registration, e.g. 500MB or 4GB", show_default="none; with --images 1GB"),
+    ] = "",
     device: Device = "auto",
 ) -> None:
-    """Predict time, memory and disk of registering a large group on this machine, by timing a small one."""
+    """Predict time, memory and disk of registering a group on this machine, by timing small pieces of it.
+
+    With --manifest, of what bingo register does by default; with --memory too, or of --images, of a streamed group.
+    """
     from bingo_pl import api
 
     if (images is None) == (manifest is None):
@@ -35,7 +42,9 @@ def estimate(
         raise BingoError(
             f"--shape {shape} goes with --images: with --manifest the files tell it. Leave one of them out"
         )
-    predicted = api.estimate(manifest or images or 0, checkpoint, shape=_sizes(shape), memory=memory, device=device)
+    predicted = api.estimate(
+        manifest or images or 0, checkpoint, shape=_sizes(shape), memory=memory or None, device=device
+    )
     console.print(predicted.table())
 
 
@@ -142,7 +151,7 @@ def atlas(
 def _newcomer(text: str) -> tuple[str, Path]:
     """(modality, image); no modality where the text is a file's name."""
     name, equals, path = text.partition("=")
-    return ("", Path(text)) if not equals or Path(text).exists() else (name, Path(path))
+    return ("", Path(text)) if not equals or exists(Path(text)) else (name, Path(path))
 
 
 def apply(

@@ -24,6 +24,7 @@ from bingo_pl.files.in_memory import parts_of
 from bingo_pl.files.record import MOST
 from bingo_pl.files.scans import File, Source, names_of
 from bingo_pl.files.transforms import COMPRESSION
+from bingo_pl.regular import is_file
 
 Values: TypeAlias = Sequence[float | str] | Path | str
 """What differs from volume to volume: inversion times, b-values, ...; or a text file of them."""
@@ -180,7 +181,7 @@ def count_volumes(source: Source) -> int:
     if not isinstance(source, (str, Path)):
         return 1
     path = Path(source)
-    if not path.name.lower().endswith(ENDINGS) or not path.is_file():
+    if not path.name.lower().endswith(ENDINGS) or not is_file(path):
         return 1
     try:
         return _count(nib.load(path).shape)
@@ -203,7 +204,7 @@ def read_values(values: Values) -> list[float | str]:
     """
     if isinstance(values, (str, Path)):
         path = Path(values)
-        if isinstance(values, Path) or path.is_file():
+        if isinstance(values, Path) or is_file(path):
             try:
                 text = path.read_text("utf-8-sig")
             except (OSError, ValueError) as error:

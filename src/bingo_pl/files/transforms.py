@@ -24,6 +24,7 @@ from bingo_pl.data_modules.units import in_mm, nifti_unit_mm
 from bingo_pl.data_modules.volume import UNREADABLE
 from bingo_pl.errors import BingoError
 from bingo_pl.files.grids import LPS, Grid
+from bingo_pl.regular import is_file
 
 COMPRESSION = 1
 """Of gzip, as nibabel's: intensities hardly shrink further, and level 6 takes four times as long."""
@@ -131,7 +132,7 @@ def read_transform(path: Path) -> sitk.Transform:
     Raises:
         BingoError: the file is missing, damaged, or no such transform.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise BingoError(f"{path}: no such file. Wanted: a transform, .h5 or .nii.gz. Correct the path")
     try:
         transform = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from bingo_pl.atomic import check_place, check_unused
 from bingo_pl.errors import BingoError
 from bingo_pl.files.record import sha256_of
-from bingo_pl.regular import check_regular
+from bingo_pl.regular import check_regular, is_folder
 
 FILES = "files"
 """The record's entry: SHA-256 of the files by their paths in the folder, with slashes."""
@@ -37,7 +37,7 @@ def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Pa
     Raises:
         BingoError: it may not be written; what would be lost is named.
     """
-    if not overwrite or folder.is_symlink() or not folder.is_dir() or not any(folder.iterdir()):
+    if not overwrite or folder.is_symlink() or not is_folder(folder) or not any(folder.iterdir()):
         check_unused(folder)
         return
     check_place(folder)

@@ -328,15 +328,15 @@ def write_member(
     write_transform(member.inverse, folder / "transforms" / f"{scan.name}_inverse")
     originals = {
         "": (scan.file, scan.image.numpy()[0]),
-        "_mask": (scan.mask_file, scan.mask.numpy()[0] if scan.masked else None),
-        "_label": (scan.label_file, scan.label),
+        "masks": (scan.mask_file, scan.mask.numpy()[0] if scan.masked else None),
+        "labels": (scan.label_file, scan.label),
     }
     files = {
-        suffix: _original(member, suffix, path, voxels, folder, final)
-        for suffix, (path, voxels) in originals.items()
+        kind: _original(member, kind, path, voxels, folder, final)
+        for kind, (path, voxels) in originals.items()
         if voxels is not None
     }
-    mask, label = files.get("_mask"), files.get("_label")
+    mask, label = files.get("masks"), files.get("labels")
     return {
         "name": scan.name,
         "modality": scan.modality,
@@ -400,11 +400,11 @@ def write_record(
         temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
-def _original(member: Registered, suffix: str, path: Path | None, voxels: NDArray, folder: Path, final: Path) -> File:
+def _original(member: Registered, kind: str, path: Path | None, voxels: NDArray, folder: Path, final: Path) -> File:
     """The file of an image, its mask or its label map; written into ``folder``, to become ``final``, if it has none."""
     if path is not None:
         return File(path, member.digests[path])
-    relative = Path(ORIGINALS) / f"{member.scan.name}{suffix}.nii.gz"
+    relative = Path(ORIGINALS) / kind / f"{member.scan.name}.nii.gz"
     write_image(voxels, member.scan.grid, folder / relative)
     return File(final / relative, File.of(folder / relative).sha256)
 

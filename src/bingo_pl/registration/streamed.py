@@ -19,7 +19,8 @@ from __future__ import annotations
 import operator
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +34,7 @@ from bingo_pl import config as settings
 from bingo_pl.atomic import check_place, check_unused, remove_leftovers
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.device import isolated
+from bingo_pl.errors import BingoError
 from bingo_pl.files.affine import Stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.record import sha256_of
@@ -130,7 +132,13 @@ def _register(
     elif len(members) == 1:
         warn_of_one(members[0].image, console)
     positions = track(range(len(members)), "aligning", console)
-    placements, grid = place(members, model, affine, work / PLACEMENTS, positions)
+    try:
+        placements, grid = place(members, model, affine, work / PLACEMENTS, positions)
+    except BingoError:
+        for empty in (work, output):
+            with suppress(OSError):  # not empty
+                empty.rmdir()
+        raise
     stages = [placement.stage for placement in placements]
     tell_overlaps([member.image for member in members], stages, console)
     tell_grid(grid, members[0].image, console)
@@ -226,10 +234,12 @@ def _write_images(
     sums = folder / "template.pt"
     done, total = 0, torch.zeros(grid.shape, dtype=torch.float64)
     if sums.exists():
-        done, total = operator.itemgetter("done", "total")(sealed.read_tensors(sums))
+        content = sealed.read_tensors(sums)
+        with sealed.understood(sums):
+            done, total = operator.itemgetter("done", "total")(content)
     for i in track(range(len(members)), "writing", console):
         kept = folder / f"{i}.json"
-        if i < done and _whole(sealed.read_json(kept), output, console):
+        if i < done and _whole(kept, output, console):
             continue
         member = members[i]
         scan = read_scan(names[i], member.modality, member.image, member.mask, member.label)
@@ -241,7 +251,14 @@ def _write_images(
             total = total + torch.from_numpy(registered.unit())
             sealed.write_tensors(sums, {"done": i + 1, "total": total})
     write_image((total / len(members)).float().numpy(), grid, output / MEAN)
-    return [sealed.read_json(folder / f"{i}.json")["entry"] for i in range(len(members))]
+    return [_entry(folder / f"{i}.json") for i in range(len(members))]
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    content = sealed.read_json(path)
+    with sealed.understood(path):
+        entry: dict[str, Any] = content["entry"]
+    return entry
 
 
 def _digests(name: str, output: Path) -> dict[str, str]:
@@ -251,9 +268,12 @@ def _digests(name: str, output: Path) -> dict[str, str]:
     return {str(path): sha256_of(output / path) for path in paths if (output / path).is_file()}
 
 
-def _whole(kept: Mapping[str, Any], output: Path, console: Console) -> bool:
-    """Whether the files of an image are still what was written."""
-    for relative, digest in kept["files"].items():
+def _whole(kept: Path, output: Path, console: Console) -> bool:
+    """Whether the files of an image are still what was written, which its file in the work folder tells."""
+    content = sealed.read_json(kept)
+    with sealed.understood(kept):
+        files: dict[str, str] = dict(content["files"])
+    for relative, digest in files.items():
         path = output / relative
         if not path.is_file() or sha256_of(path) != digest:
             console.print(f"{escape(str(path))} is missing or damaged; the image is written again", soft_wrap=True)

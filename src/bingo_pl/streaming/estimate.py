@@ -48,10 +48,10 @@ class Estimate:
     def table(self) -> Table:
         """For the terminal."""
         table = Table("what", "estimate", title=f"{self.images} images of {'x'.join(map(str, self.shape))} voxels")
-        table.add_row("time to register", _show_seconds(self.seconds))
+        table.add_row("time to register", show_seconds(self.seconds))
         table.add_row("time to register an image", f"{self.seconds / self.images:.3g} s")
         if self.files is not None:
-            table.add_row("time for affine stages and writing", _show_seconds(self.images * self.files.seconds))
+            table.add_row("time for affine stages and writing", show_seconds(self.images * self.files.seconds))
             table.add_row("disk for the results", show_bytes(self.images * self.files.disk_bytes))
         table.add_row("memory beyond program and network", show_bytes(self.memory_bytes))
         table.add_row("disk, with a folder to go on from", show_bytes(self.disk_bytes))
@@ -144,7 +144,8 @@ def _time_reading(source: GroupSource) -> float:
     return (time.perf_counter() - start) / read
 
 
-def _show_seconds(seconds: float) -> str:
+def show_seconds(seconds: float) -> str:
+    """For a person, e.g. ``2 min 5 s``."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, whole = divmod(rest, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s" if minutes else f"{seconds:.3g} s"

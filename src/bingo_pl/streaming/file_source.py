@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.data_modules.reading import read_voxels
+from bingo_pl.errors import BingoError
 from bingo_pl.files.affine import Stage, affine_stage
 from bingo_pl.files.grids import Grid
 from bingo_pl.files.scans import Scan, check_dimensions, grid_around, read_scan
+from bingo_pl.regular import exists
 from bingo_pl.streaming import sealed
 from bingo_pl.streaming.stream import StreamedImage
 from bingo_pl.training.model import Model
@@ -69,15 +72,23 @@ def place(
         path = folder / f"{position}.json"
         key = [mode, identity(members[0]), identity(members[position])]
         kept = sealed.read_json(path) if path.exists() else {"key": None}
-        if kept["key"] != key:
+        with sealed.understood(path):
+            known = kept["key"] == key
+        if not known:
             scan = _read(members[position], model.dims) if position else first
             found = Placement(affine_stage(first, scan, mode), scan.foreground_box())
             kept = {"key": key, **found.to_tree()}
             sealed.write_json(path, kept)
-        placements.append(Placement.from_tree(kept))
+        with sealed.understood(path):
+            placements.append(Placement.from_tree(kept))
     stages = [placement.stage.affine for placement in placements]
     boxes = [placement.box for placement in placements]
-    return placements, grid_around(first.grid, boxes, stages, model.config.data.spacing_mm, model.dims, model.stride)
+    spacing_mm = model.config.data.spacing_mm
+    try:
+        return placements, grid_around(first.grid, boxes, stages, spacing_mm, model.dims, model.stride)
+    except BingoError:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing can be resumed from placements that give no grid
+        raise
 
 
 class FileSource:
@@ -142,7 +153,7 @@ def _read(member: Member, dims: int) -> Scan:
 
 def _state(path: Path) -> str:
     """A file that is gone is refused when it is read."""
-    if not path.exists():
+    if not exists(path):
         return "missing"
     status = path.stat()
     return f"{status.st_size} bytes, {status.st_mtime_ns}"

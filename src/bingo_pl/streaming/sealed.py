@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,15 @@ def read_json(path: Path) -> Any:
     if seal != _seal(content):
         raise damaged(path, f"{len(stored)} bytes whose SHA-256 is not the one at their end")
     return json.loads(content)
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Within, what was read from a file is taken apart; raises `BingoError` where it holds something else."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise damaged(path, f"something else is in it: {type(error).__name__} {error}") from error
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:

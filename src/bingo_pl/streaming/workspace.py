@@ -172,7 +172,9 @@ def claim(folder: Path, plan: Plan) -> None:
     """
     path = folder / PLAN
     if path.exists():
-        old = Plan(**sealed.read_json(path))
+        content = sealed.read_json(path)
+        with sealed.understood(path):
+            old = Plan(**content)
         if changes := list(old.differences(plan)):
             more = f"\n  ... and {len(changes) - REPORTED} more" if len(changes) > REPORTED else ""
             listed = "".join(f"\n  {line}" for line in changes[:REPORTED])

@@ -23,6 +23,7 @@ from bingo_pl.atomic import check_place, replacing
 from bingo_pl.csv_files import read_table
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.locking import held, holder_of
+from bingo_pl.regular import is_file
 from bingo_pl.sweeps.trials import OF_TRIALS, Settings, Sweep, as_arguments, environment, shares_of_gpus
 from bingo_pl.training.continuation import DONE
 
@@ -235,7 +236,7 @@ def _refuse_others(sweep: Sweep, seed: int, folder: Path) -> None:
     """Keep what the trials in a folder depend on; refuse to add those of another sweep."""
     own = yaml.safe_dump({**{key: sweep.tree[key] for key in OF_TRIALS}, "seed": seed})
     path = folder / IDENTITY
-    if path.is_file():
+    if is_file(path):
         lines = difflib.unified_diff(path.read_text(errors="replace").splitlines(), own.splitlines(), lineterm="", n=0)
         changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
         if changed:

@@ -21,6 +21,7 @@ from bingo_pl import seeding
 from bingo_pl.config import read_yaml
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.names import check_file_name
+from bingo_pl.regular import is_file
 from bingo_pl.sweeps.space import Parameter, Value, parse
 
 ARGUMENTS = "${args_no_hyphens}"
@@ -122,7 +123,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
     """
     of_user = file.lower().endswith((".yaml", ".yml"))
     path: Any = Path(file) if of_user else _folder() / f"{file}.yaml"
-    if not path.is_file() or not (of_user or file in sweeps()):
+    if not is_file(path) or not (of_user or file in sweeps()):
         raise unknown_name("sweep", file, sweeps())
     tree = read_yaml(path)
     for key in tree:

@@ -13,6 +13,7 @@ from bingo_pl import sealed
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
 from bingo_pl.plugins import check_trusted
+from bingo_pl.regular import is_file
 
 PROVENANCE = "bingo_pl"
 """The checkpoint's entry that says how it was made."""
@@ -43,7 +44,7 @@ def read_weights(checkpoint: Path) -> tuple[Config, Mapping[str, Tensor]]:
 
 def read_whole(checkpoint: Path) -> dict[str, Any]:
     """All that a checkpoint holds, its digest checked; raises as `read_weights`."""
-    if not checkpoint.is_file():
+    if not is_file(checkpoint):
         raise BingoError(f"no checkpoint at {checkpoint}. Runs keep theirs in runs/<name>/checkpoints/")
     try:
         content = sealed.load(checkpoint)
