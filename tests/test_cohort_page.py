@@ -111,6 +111,14 @@ def test_those_who_differ_by_next_to_nothing_do_not_stand_out() -> None:
     assert [person.name for person in found][::5] == ["a_1", "a_4"]
 
 
+def test_newcomers_are_compared_with_newcomers() -> None:
+    """Those in the atlas were drawn to each other, and agree more."""
+    came = {"added": True, "agreement": 0.35}
+    assert not lines_of(people_of(people([{}] * 6 + [came])))
+    odd = people_of(people([{}] * 6 + [came] * 5 + [came | {"agreement": 0.31}]))
+    assert [person.name for person in odd if person.doubts] == ["a_11"]
+
+
 def test_the_figures_of_a_persons_images_are_one() -> None:
     images = people([{"subject": "anna"}, {"subject": "anna", "dice": None}, {}])
     anna, other = sorted(people_of(images), key=lambda person: -len(person.images))

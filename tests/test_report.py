@@ -225,6 +225,7 @@ def test_of_many_images_all_are_listed_and_some_pictured(make: Maker, monkeypatc
 def test_before_holds_the_affine_stage_alone(make: Maker, shape: tuple[int, int, int]) -> None:
     (row,) = read_story(make([{}], shape=shape, stage=SHIFT)).rows
     assert row.pictured is not None
+    assert row.pictured.moved_mm is not None
     assert len(row.pictured.sights) == (1 if shape[2] == 1 else 3)
     for sight in row.pictured.sights:
         torch.testing.assert_close(*sight.images, atol=1e-5, rtol=0)  # float32 voxels

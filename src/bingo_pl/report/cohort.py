@@ -124,15 +124,22 @@ def read_atlas(folder: Path) -> Atlas:
 
 
 def people_of(images: Sequence[Mapping[str, Any]]) -> list[Person]:
-    """Who the images of ``atlas.json`` show, outliers first, then by rising agreement."""
+    """Who the images of ``atlas.json`` show, outliers first, then by rising agreement.
+
+    Those who came to the finished atlas are compared with each other: all in it were drawn to each other, and
+    agree more.
+    """
     groups: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for image in images:
         groups.setdefault((str(image["subject"]), bool(image.get("added"))), []).append(image)
-    figures = [_figures(group) for group in groups.values()]
-    usual = {figure.key: _usual([known.get(figure.key) for known in figures], figure) for figure in FIGURES}
+    figures = {key: _figures(group) for key, group in groups.items()}
+    usual = {}
+    for came in (False, True):
+        alike = [known for (_, added), known in figures.items() if added == came]
+        usual[came] = {figure.key: _usual([known.get(figure.key) for known in alike], figure) for figure in FIGURES}
     people = [
-        Person(name, group, known, _doubts(known, usual))
-        for ((name, _), group), known in zip(groups.items(), figures, strict=True)
+        Person(name, group, figures[name, added], _doubts(figures[name, added], usual[added]))
+        for (name, added), group in groups.items()
     ]
     return sorted(people, key=lambda person: (-len(person.doubts), person.figures.get("agreement", math.inf)))
 
