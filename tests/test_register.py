@@ -293,7 +293,9 @@ def test_what_was_in_memory_is_written_beside_the_result(model: Path, images: di
     out = register(arrays, model, masks={"a": label}, labels={"a": label}, transform="network").write(tmp_path / "out")
     first, second = json.loads((out / "registration.json").read_text())["images"]
     np.testing.assert_allclose(nib.load(first["path"]).get_fdata(), loaded["a"].get_fdata(), rtol=1e-6)
-    assert {Path(first[key]).parent for key in ("path", "mask", "label")} == {out / "originals"}
+    originals = out / "originals"
+    places = {"path": originals, "mask": originals / "masks", "label": originals / "labels"}
+    assert {key: Path(first[key]).parent for key in places} == places
     assert second["mask"] is second["label"] is None
 
 

@@ -34,7 +34,6 @@ torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 group = register({"a": folder / "a.nii.gz", "b": folder / "b.nii.gz"}, folder / "model.ckpt", device="cpu", refine=0)
 half = {
-    "write_bytes": lambda path, content: open(path, "wb").write(content[: len(content) // 2]),
     "write_text": lambda path, text, **_: open(path, "w").write(text[: len(text) // 2]),
     "replace": lambda path, target: None,
 }
@@ -47,7 +46,7 @@ for moment in sys.argv[2:]:
         os._exit(0)
     print(moment, os.waitpid(child, 0)[1], flush=True)
 """
-BEFORE = ("write_bytes-1", "write_bytes-7", "write_text-1", "replace-1", "replace-6", "replace-13", "replace-21")
+BEFORE = ("write_text-1", "replace-1", "replace-2", "replace-6", "replace-10", "replace-13", "replace-21")
 """Killed in the n-th call of a method of Path; the last one would have given the folder its name."""
 REPORT = "replace-22"
 """The report would have got its name."""

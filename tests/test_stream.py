@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from bingo_pl import BingoError, GroupBatch
+from bingo_pl.device import isolated
 from bingo_pl.evaluation.scoring import peak_memory_bytes, watch_memory
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import DomainNorm, VelocityHead
 from bingo_pl.streaming import workspace
 from bingo_pl.streaming.budget import Budget, parse_bytes, working_bytes
 from bingo_pl.streaming.stream import GroupSource, MemorySource, StreamedImage, StreamedRegistration, register_stream
-from bingo_pl.training.model import Model
 
 from .conftest import GroupMaker, knows_peak_memory
 
@@ -153,11 +153,12 @@ def test_a_registration_goes_on_after_an_interrupt_at_any_chunk(
         assert 0 <= again <= lost, "what was saved is not done again"
 
 
-def test_a_gpu_computes_convolutions_in_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_computes_exact_convolutions_and_the_caller_s_choice_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else displacements depend on how many images are registered at a time (docs/scalability.md)."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    Model.load(None, 2, ["trainer.accelerator=cpu"])
-    assert not torch.backends.cudnn.allow_tf32
+    with isolated():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_a_finished_registration_reads_no_image_again(make_group: GroupMaker, tmp_path: Path) -> None:

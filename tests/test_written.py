@@ -20,7 +20,7 @@ from bingo_pl.data_modules.preprocess import PERCENTILES, Window, foreground
 from bingo_pl.files import scans
 from bingo_pl.files.transforms import write_image
 from bingo_pl.registration import registered
-from bingo_pl.report import data, page
+from bingo_pl.report import display, page
 
 from .conftest import smooth
 from .test_affine import image, move
@@ -62,7 +62,7 @@ def test_each_original_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """By registration, writing and the report together."""
     files = write_group(tmp_path, 2)
     read: list[Path] = []
-    for module in (scans, data):
+    for module in (scans, display):
         really = module.read_voxels
 
         def counted(path: Path, really: Any = really) -> Any:

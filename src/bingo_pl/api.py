@@ -24,7 +24,6 @@ from bingo_pl.files.scans import Images
 from bingo_pl.messages import Progress, report, reporting
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.registration import atlas as atlases
-from bingo_pl.registration import people
 from bingo_pl.registration.forecast import Forecast, forecast
 from bingo_pl.registration.registered import RegisteredGroup
 from bingo_pl.registration.streamed import probe_files
@@ -210,6 +209,8 @@ def atlas(
     shown = console or Console(quiet=True)
     path = None if checkpoint is None else Path(checkpoint)
     if affine is None and memory is None:
+        from bingo_pl.registration import people  # pandas and what draws, which registering does not need
+
         choices = people.Choices(transform, spacing_mm, images_too, jacobian)
         return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
     if spacing_mm or images_too or jacobian or transform != "deformable":
