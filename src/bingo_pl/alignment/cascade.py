@@ -94,13 +94,13 @@ class Plan:
     @classmethod
     def of(cls, pictures: Sequence[Picture], size_mm: float) -> Plan:
         """The plan for images of an object."""
-        finest = min(picture.voxel_mm for picture in pictures)
-        fine = max(UPSAMPLED * finest, size_mm / FINEST)
-        return cls(size_mm, finest, max(size_mm / COARSEST, fine), fine, len(pictures))
+        image_mm = min(picture.voxel_mm for picture in pictures)
+        fine = _finest(image_mm, size_mm, FINEST)
+        return cls(size_mm, image_mm, max(size_mm / COARSEST, fine), fine, len(pictures))
 
     def finer(self) -> Plan:
         """The plan for images that are clearly deformed."""
-        return replace(self, fine_mm=max(UPSAMPLED * self.image_mm, self.size_mm / FINEST_DEFORMED))
+        return replace(self, fine_mm=_finest(self.image_mm, self.size_mm, FINEST_DEFORMED))
 
     def voxels(self, kind: str) -> list[float]:
         """Of a stage's levels, coarse to fine: more between the two were tried, and gained nothing."""
@@ -135,6 +135,11 @@ class Plan:
     def _points(self, number: int) -> int:
         """More for a group of few images, whose pairs say less."""
         return int(number * min(max(6 / self.images, 1), 2))
+
+
+def _finest(image_mm: float, size_mm: float, across: int) -> float:
+    """A level's voxel with so many across an object, but no finer than images of ``image_mm`` allow."""
+    return max(UPSAMPLED * image_mm, size_mm / across)
 
 
 def align(

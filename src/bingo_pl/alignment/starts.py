@@ -9,7 +9,7 @@ import scipy
 import torch
 from torch import Tensor
 
-from bingo_pl.alignment.cloud import Cloud, Outlines
+from bingo_pl.alignment.cloud import Outlines
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.optimisation import Level, Sight, optimise
 from bingo_pl.alignment.similarity import Similarity
@@ -62,13 +62,10 @@ def coarse_starts(
         generator: draws points.
     """
     maps = Maps(Linear.identity(len(pictures), pictures[0].dims))
-    maps, sight, cloud = _improved(similarity, pictures, modalities, outlines, maps, None, generator)
-    others = torch.arange(1, len(pictures))
-    with torch.no_grad():
-        agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), torch.zeros_like(others), others)
+    maps, agreement = _improved(similarity, pictures, modalities, outlines, maps, None, generator)
     starts: list[Start | None] = [None]
     first = maps.linear.of(0)
-    for image, found in zip(others.tolist(), (agreement * overlap).tolist(), strict=True):
+    for image, found in enumerate(agreement, start=1):
         if found >= GOOD:
             starts.append(Start(maps.linear.of(image) @ first.inverse(), found, "headers"))
             continue
@@ -98,11 +95,8 @@ def _coarse_start(
 
     def improved(turn: Tensor, offset: Tensor, kind: str) -> Start:
         start = Maps(Linear(torch.stack([torch.eye(dims), turn]), torch.stack([torch.zeros(dims), offset])))
-        maps, sight, cloud = _improved(similarity, pictures, modalities, outlines, start, 0, generator)
-        with torch.no_grad():
-            pair = torch.tensor([0]), torch.tensor([1])
-            agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), *pair)
-        return Start(maps.linear.of(1), float(agreement * overlap), kind)
+        maps, (agreement,) = _improved(similarity, pictures, modalities, outlines, start, 0, generator)
+        return Start(maps.linear.of(1), agreement, kind)
 
     best = improved(torch.eye(dims), torch.zeros(dims), "headers")
     others = [("centres", torch.eye(dims)), *turns(dims)]
@@ -123,15 +117,20 @@ def _improved(
     maps: Maps,
     reference: int | None,
     generator: torch.Generator,
-) -> tuple[Maps, Sight, Cloud]:
-    """Rigid maps after a few steps, and what the images look like from there."""
+) -> tuple[Maps, list[float]]:
+    """Rigid maps after a few steps, and how well each other image then agrees with the first one over both objects."""
     voxel = max(picture.size_mm for picture in pictures) / ACROSS
     cloud = outlines.cloud(maps)
     sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
     level = Level("rigid", voxel, STEPS, 0.4 * voxel, POINTS)
     maps = optimise(sight, maps, level, cloud, generator, reference)
     cloud = outlines.cloud(maps)
-    return maps, Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box), cloud
+    sight = Sight.of(similarity, pictures, modalities, voxel, maps.linear, cloud.box)
+    others = torch.arange(1, len(pictures))
+    with torch.no_grad():
+        agreement, overlap = sight.pairwise(maps, cloud.draw(4 * POINTS, generator), torch.zeros_like(others), others)
+    found: list[float] = (agreement * overlap).tolist()
+    return maps, found
 
 
 def turns(dims: int) -> list[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ rows and no more; to torch that is an image whose channels come last in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
@@ -97,12 +97,7 @@ class Picture:
         """A smaller copy of a `LARGE` image, of at most ``across`` voxels across its object: no level looks closer."""
         if self.unit.size <= LARGE:
             return self
-        voxel_mm = self.size_mm / across
-        values, to_index = reduced(self.unit, self.to_index, voxel_mm)
-        region = None
-        if self.region is not None:
-            region = reduced(self.region.astype(np.float32), self.to_index, voxel_mm)[0] > REGION_SHARE
-        return Picture(values, region, to_index, self.voxel_mm)
+        return replace(self.coarse(self.size_mm / across), given_mm=self.voxel_mm)
 
     def within(self, low: NDArray[np.float64], high: NDArray[np.float64], margin_mm: float) -> Picture:
         """The part of the image that a box of its own mm holds, with a margin.
