@@ -21,10 +21,10 @@ from rich.console import Console
 
 from bingo_pl import cli, register
 from bingo_pl.config import DataConfig
-from bingo_pl.data_modules.reading import read_voxels
-from bingo_pl.files.fields import forward_and_inverse
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.transforms import write_image
+from bingo_pl.images.fields import forward_and_inverse
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.reading import read_voxels
+from bingo_pl.images.transforms import write_image
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 

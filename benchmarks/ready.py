@@ -17,7 +17,8 @@ from bingo_pl import cli
 from bingo_pl import config as settings
 from bingo_pl.evaluation.scoring import score_group
 from bingo_pl.evaluation.tables import summary, write_test_csv
-from bingo_pl.training import experiment, methods, ready_model
+from bingo_pl.models import ready_model, registry
+from bingo_pl.training import experiment
 
 console = Console()
 
@@ -32,7 +33,7 @@ def main(
     config = settings.load(settings.with_data(name, overrides or ()), overrides or ())
     dims = len(config.data.roi)
     trained, _ = ready_model.read(model) if model else ready_model.load(dims)
-    registrar = methods.refined(trained, config).eval()
+    registrar = registry.refined(trained, config).eval()
     data = experiment.build_data(config, console)
     data.setup("test")
     rows = []

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from bingo_pl import cli
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.scoring import Scores, score, score_unregistered
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.spatial import invert
+from bingo_pl.storage.atomic import replacing
 from bingo_pl.training import experiment
 
 console = Console()

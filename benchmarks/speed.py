@@ -20,7 +20,7 @@ from torch.utils.benchmark import Timer
 
 from benchmarks.speed_cases import Case, cases
 from bingo_pl import cli
-from bingo_pl.atomic import replacing
+from bingo_pl.storage.atomic import replacing
 
 console = Console()
 Call = Callable[[], Any]

@@ -24,14 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bingo_pl import GroupBatch, spatial
 from bingo_pl import config as settings
-from bingo_pl.comparison.rows import choose_rows
 from bingo_pl.config import Config
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
 from bingo_pl.methods.similarity import BINS, ape
 from bingo_pl.misalign import draw_displacements, misalign
+from bingo_pl.models import registry
 from bingo_pl.seeding import generator
-from bingo_pl.training import methods
+from bingo_pl.studies.rows import choose_rows
 from bingo_pl.training.task import truth_loss
 
 Call = Callable[[], Any]
@@ -168,7 +168,7 @@ def _registration_case(config: Config, experiment: str) -> Case:
     references = {"MONAI VoxelMorph": torch.no_grad()(lambda: monai(images, images.roll(1, 0)))}
     if images.numel() <= LARGEST_ITERATIVE:
         (row,) = choose_rows(settings.load_table(experiment), [], ["ape"])
-        iterative = methods.build(row.config)
+        iterative = registry.build(row.config)
         references["iterative APE"] = torch.no_grad()(lambda: iterative(batch))
     ours = torch.no_grad()(lambda: bingo(batch))
     return Case(
@@ -225,7 +225,7 @@ def _step(module: nn.Module, loss: Callable[[], Tensor]) -> Call:
 
 
 def _bingo(config: Config) -> Bingo:
-    registrar = methods.build(config)
+    registrar = registry.build(config)
     assert isinstance(registrar, Bingo)
     for head in registrar.heads:
         assert isinstance(head, VelocityHead)

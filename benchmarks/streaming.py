@@ -21,7 +21,7 @@ from bingo_pl.device import device_of, isolated
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.streaming.budget import Budget, parse_bytes
 from bingo_pl.streaming.estimate import Noise
-from bingo_pl.streaming.scalability import watched_stream
+from bingo_pl.studies.scalability import watched_stream
 from bingo_pl.training import experiment
 
 

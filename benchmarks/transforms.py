@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bingo_pl import cli, register
-from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.transforms import flat
+from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.transforms import flat
 from bingo_pl.registration.registered import RegisteredGroup
 
 KINDS = ("rigid", "affine", "deformable", "network")

@@ -18,13 +18,13 @@ from rich.console import Console
 
 from bingo_pl import cli
 from bingo_pl import config as settings
-from bingo_pl.atomic import replacing
-from bingo_pl.comparison.rows import Row, choose_rows, ready
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.device import device_of, isolated
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation import metrics
 from bingo_pl.methods.registrar import Registrar
+from bingo_pl.storage.atomic import replacing
+from bingo_pl.studies.rows import Row, choose_rows, ready
 from bingo_pl.training import experiment
 
 console = Console()

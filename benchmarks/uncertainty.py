@@ -27,9 +27,10 @@ from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.uncertainty import displacement_uncertainty, negative_log_likelihood
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
+from bingo_pl.models import ready_model
+from bingo_pl.models.model import Model
 from bingo_pl.seeding import generator
-from bingo_pl.training import experiment, ready_model
-from bingo_pl.training.model import Model
+from bingo_pl.training import experiment
 
 BINS = 5
 TEACHING_RATE = 2.5e-3

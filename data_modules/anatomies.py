@@ -14,9 +14,10 @@ from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
-from bingo_pl.data_modules.phantoms.painting import paint
-from bingo_pl.data_modules.preprocess import Case, Member, Split, to_spacing
-from bingo_pl.data_modules.reading import read_image, read_labels
+from bingo_pl.data_modules.cases import Case, Split, to_spacing
+from bingo_pl.images.members import Member
+from bingo_pl.images.reading import read_image, read_labels
+from bingo_pl.phantoms.painting import paint
 from bingo_pl.seeding import generator
 
 SIZES = (3, 4, 5)

@@ -28,14 +28,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bingo_pl.batch import GroupBatch, collate
 from bingo_pl.config import DataConfig
 from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
+from bingo_pl.data_modules.cases import SPLITS, Case, Preprocessing, Split
 from bingo_pl.data_modules.copies import copy_each, disguise
-from bingo_pl.data_modules.preprocess import SPLITS, Case, Preprocessing, Split
-from bingo_pl.data_modules.problems import some
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
 from bingo_pl.errors import BingoError
+from bingo_pl.images.problems import some
 from bingo_pl.misalign import draw_displacements, misalign
-from bingo_pl.regular import exists, is_file
 from bingo_pl.seeding import generator
+from bingo_pl.storage.regular import exists, is_file
 
 MEMORY_BYTES = 4 * 2**30
 """Groups of a split that are kept in memory; the rest is read from the cache each time."""

@@ -22,10 +22,10 @@ from typing import IO
 
 from rich.progress import track
 
-from bingo_pl import sealed
 from bingo_pl.batch import GroupBatch
-from bingo_pl.data_modules.preprocess import Case, Preprocessing
+from bingo_pl.data_modules.cases import Case, Preprocessing
 from bingo_pl.errors import BingoError
+from bingo_pl.storage import sealed
 
 VERSION = 2
 """Increase when preprocessing writes something else for the same input."""

@@ -17,11 +17,13 @@ from torch.utils.data import Dataset, Sampler
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup
+from bingo_pl.data_modules.cases import SPLITS, Case, Split, to_group, to_spacing
 from bingo_pl.data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from bingo_pl.data_modules.preprocess import SPLITS, Case, Member, Split, foreground, to_group, to_spacing
-from bingo_pl.data_modules.problems import Problem, refuse, some
-from bingo_pl.data_modules.reading import read_image, read_labels, read_mask, unknown_ids
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.images.intensity import foreground
+from bingo_pl.images.members import Member
+from bingo_pl.images.problems import Problem, refuse, some
+from bingo_pl.images.reading import read_image, read_labels, read_mask, unknown_ids
 
 MODALITIES = {"MR": "0000", "CT": "0001"}
 """Modalities and their codes in the file names."""
@@ -182,7 +184,7 @@ def read_organs(path: Path, image: tio.ScalarImage, label_ids: Sequence[int]) ->
         (1, X, Y, Z) int16 under the challenge's ids.
 
     Raises:
-        BingoError: as `bingo_pl.data_modules.reading.read_labels`, or neither scheme fits.
+        BingoError: as `bingo_pl.images.reading.read_labels`, or neither scheme fits.
     """
     labels = read_labels(path, image, TOTALSEGMENTATOR_IDS)
     if labels.data.max() > max(TOTALSEGMENTATOR.values()):

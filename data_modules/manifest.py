@@ -7,11 +7,11 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule
+from bingo_pl.data_modules.cases import SPLITS, Case, Split, read_subject, to_group, to_spacing
 from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort_problems
-from bingo_pl.data_modules.manifest_file import Row, read_manifest
-from bingo_pl.data_modules.preprocess import SPLITS, Case, Split, read_subject, to_group, to_spacing
 from bingo_pl.errors import BingoError, unknown_name
-from bingo_pl.regular import is_file, is_folder
+from bingo_pl.images.manifest import Row, read_manifest
+from bingo_pl.storage.regular import is_file, is_folder
 
 
 class ManifestDataModule(GroupDataModule):

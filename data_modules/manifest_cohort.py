@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bingo_pl.data_modules.manifest_file import REFUSED, Columns, Manifest, Row, repeated_images
-from bingo_pl.data_modules.preprocess import SPLITS, Case, Member
-from bingo_pl.data_modules.problems import Problem, some
+from bingo_pl.data_modules.cases import SPLITS, Case
 from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.images.manifest import REFUSED, Columns, Manifest, Row, repeated_images
+from bingo_pl.images.members import Member
+from bingo_pl.images.problems import Problem, some
 
 COHORT = Columns(
     ("split", "group", "subject", "modality", "image", "label"),
@@ -59,7 +60,7 @@ def _shared_subjects(rows: Sequence[Row]) -> Iterator[Problem]:
 
 
 def _group_problems(name: str, rows: Sequence[Row]) -> Iterator[Problem]:
-    """Of a group's lines alone; what its images show together is for `bingo_pl.data_modules.checking.check`."""
+    """Of a group's lines alone; what its images show together is for `bingo_pl.checking.check`."""
     member = Member("", Path())
     try:
         Case(name, name, (member, member))

@@ -14,11 +14,13 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
-from bingo_pl.data_modules.preprocess import Case, Member, Split, rescale
-from bingo_pl.data_modules.problems import some
-from bingo_pl.data_modules.reading import read_image, read_labels
-from bingo_pl.data_modules.slices import Plane, align, match_slices
+from bingo_pl.data_modules.cases import Case, Split
 from bingo_pl.errors import BingoError
+from bingo_pl.images.intensity import rescale
+from bingo_pl.images.members import Member
+from bingo_pl.images.problems import some
+from bingo_pl.images.reading import read_image, read_labels
+from bingo_pl.images.slices import Plane, align, match_slices
 
 HEART_RADIUS_MM = 50.0
 """Half of the largest extent of both ventricles in a short-axis slice, with a margin for the misalignment."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from bingo_pl import BingoError
-from bingo_pl.data_modules import alignment
-from bingo_pl.files.affine import affine_stage, overlap
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.scans import Scan, read_scan
+from bingo_pl.images import itk_alignment
+from bingo_pl.images.affine import affine_stage, overlap
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.scans import Scan, read_scan
 
 from .test_resampling import places
 from .test_transforms import make_grid
@@ -89,7 +89,7 @@ def test_a_known_map_is_found_in_slabs_of_few_slices(slices: int) -> None:
 
 
 def test_a_stage_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "_thickened", lambda slab: slab)  # ITK smooths no slab of 3 slices
+    monkeypatch.setattr(itk_alignment, "_thickened", lambda slab: slab)  # ITK smooths no slab of 3 slices
     grid = make_grid((40, 44, 3), (2, 2, 5))
     with pytest.warns(UserWarning, match=r"a step of the affine stage stopped.*number of pixels"):
         affine_stage(scan(grid, "a"), scan(grid, "b", move(grid, 20, 0)), "always")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bingo_pl.data_modules.anatomies import SIZES, AnatomiesDataModule
-from bingo_pl.data_modules.phantoms import anatomy as phantom_anatomy
-from bingo_pl.data_modules.phantoms.painting import paint
+from bingo_pl.phantoms import anatomy as phantom_anatomy
+from bingo_pl.phantoms.painting import paint
 from bingo_pl.seeding import generator
 
 

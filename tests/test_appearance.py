@@ -13,8 +13,8 @@ from bingo_pl import GroupBatch
 from bingo_pl.evaluation.appearance import MISNAMED, correlation, looks_like, misnaming, unlikeness
 from bingo_pl.methods.baselines import Descent, Iterative, Refined
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.losses import Similarity
 from bingo_pl.methods.networks import Decoder, Encoder
-from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import warp

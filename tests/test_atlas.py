@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bingo_pl.images.members import Member
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.linalg import logm
 
 from bingo_pl import BingoError
 from bingo_pl.alignment.means import centred_affines
+from bingo_pl.atlases import template as atlas
 from bingo_pl.cli import main
-from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.files.grids import Grid
-from bingo_pl.registration import atlas
+from bingo_pl.images.grids import Grid
 
 from .conftest import smooth
 from .test_affine import GRIDS, image, move

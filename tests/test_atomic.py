@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bingo_pl import BingoError
-from bingo_pl.atomic import replacing, replacing_folder
+from bingo_pl.storage.atomic import replacing, replacing_folder
 
 
 def test_file_appears_with_its_folder(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
-from bingo_pl.methods.objective import SIMILARITIES, Similarity, voxel_share
+from bingo_pl.methods.losses import SIMILARITIES, Similarity, voxel_share
+from bingo_pl.methods.priors import group_bending
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.methods.regularity import group_bending
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, invert

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bingo_pl import BingoError
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.methods.losses import Similarity
 from bingo_pl.methods.networks import DomainNorm, VelocityHead
-from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.posterior import ExpertSums, Gaussian
-from bingo_pl.methods.regularity import bending_energy
+from bingo_pl.methods.priors import bending_energy
 from bingo_pl.methods.similarity import ape
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, identity, warp

@@ -19,13 +19,13 @@ import pytest
 import SimpleITK as sitk
 
 from bingo_pl import cli
-from bingo_pl.data_modules import volume
-from bingo_pl.data_modules.checking import check as checking
-from bingo_pl.data_modules.checking.check import Checkup
-from bingo_pl.data_modules.geometry import corner_distance_mm
-from bingo_pl.data_modules.problems import Severity
-from bingo_pl.data_modules.reading import read_image
+from bingo_pl.checking import check as checking
+from bingo_pl.checking.check import Checkup
 from bingo_pl.errors import BingoError
+from bingo_pl.images import volume
+from bingo_pl.images.geometry import corner_distance_mm
+from bingo_pl.images.problems import Severity
+from bingo_pl.images.reading import read_image
 
 SHAPE = (12, 10, 8)
 RAMP = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from bingo_pl import BingoError
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.transforms import affine_transform, write_image
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.transforms import affine_transform, write_image
 from bingo_pl.report import cohort_page
 from bingo_pl.report.cohort import FIGURES, lines_of, people_of
 from bingo_pl.report.page import write_report

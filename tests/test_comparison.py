@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 
 from bingo_pl import BingoError, config
-from bingo_pl.comparison.rows import choose_rows
-from bingo_pl.comparison.run import compare
 from bingo_pl.config import RowConfig, TableConfig
-from bingo_pl.training import methods
+from bingo_pl.models import registry as methods
+from bingo_pl.studies.comparison import compare
+from bingo_pl.studies.rows import choose_rows
 
 from .conftest import write_cohort
 from .test_experiment import SETTINGS

@@ -6,10 +6,10 @@ import torch
 from matplotlib.figure import Figure
 
 from bingo_pl import UNLABELLED, BingoError, GroupBatch
-from bingo_pl.comparison import figure as comparison_figure
-from bingo_pl.comparison.figure import draw_comparison
 from bingo_pl.methods.registrar import Registration
 from bingo_pl.spatial import invert
+from bingo_pl.studies import figure as comparison_figure
+from bingo_pl.studies.figure import draw_comparison
 from tests.conftest import GroupMaker
 
 MODALITIES = ["t1", "t2", "flair"]

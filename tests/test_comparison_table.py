@@ -11,8 +11,8 @@ from rich.console import Console
 from scipy import stats
 
 from bingo_pl import BingoError
-from bingo_pl.comparison.table import MethodInfo, paired_tests, write_tables
 from bingo_pl.evaluation.tables import DASH
+from bingo_pl.studies.table import MethodInfo, paired_tests, write_tables
 
 METHODS = {
     "ape": MethodInfo(153_600, "nothing"),

@@ -22,9 +22,10 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules import base
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup, load_group
-from bingo_pl.data_modules.preprocess import Case, Member, Split
+from bingo_pl.data_modules.cases import Case, Split
 from bingo_pl.data_modules.sampling import EqualSizeSampler, ResumableLoader
 from bingo_pl.errors import BingoError
+from bingo_pl.images.members import Member
 from bingo_pl.seeding import generator
 
 from .conftest import one_group

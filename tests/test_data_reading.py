@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 import torchio as tio
 
-from bingo_pl.data_modules.reading import read_image, read_labels, read_mask, read_series, read_voxels
 from bingo_pl.errors import BingoError
+from bingo_pl.images.reading import read_image, read_labels, read_mask, read_series, read_voxels
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])

@@ -16,11 +16,11 @@ from rich.console import Console
 from torch import Tensor
 
 from bingo_pl import BingoError, GroupBatch, cli, spatial
-from bingo_pl.comparison.table import _best
 from bingo_pl.data_modules.cache import CachedGroup, load_group, save_group
 from bingo_pl.errors import DivergenceError
 from bingo_pl.evaluation import metrics
 from bingo_pl.methods.baselines import Descent
+from bingo_pl.studies.table import _best
 from bingo_pl.training import experiment
 from bingo_pl.training.callbacks import TrainingProgress
 from bingo_pl.training.task import RegistrationTask

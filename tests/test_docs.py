@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from bingo_pl import config
-from bingo_pl.comparison.run import compare
-from bingo_pl.training import methods
+from bingo_pl.models import registry
+from bingo_pl.studies.comparison import compare
 
 from .conftest import write_cohort
 from .test_experiment import SETTINGS
@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 def test_the_worked_example_of_a_new_method_stands_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(methods, "METHODS", methods.METHODS.copy())
+    monkeypatch.setattr(registry, "METHODS", registry.METHODS.copy())
     (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
     exec(example, {})
     (tmp_path / "cohort").mkdir()

@@ -13,11 +13,12 @@ import torchio as tio
 from numpy.typing import NDArray
 
 from bingo_pl import BingoError, memory, register
-from bingo_pl.data_modules.preprocess import foreground, rescale, to_spacing
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import low_passed, to_array
-from bingo_pl.files.scans import Images, grid_around, group_grid, read_scan
-from bingo_pl.files.transforms import FieldTransform, read_transform, write_transform
+from bingo_pl.data_modules.cases import to_spacing
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.intensity import foreground, rescale
+from bingo_pl.images.resampling import low_passed, to_array
+from bingo_pl.images.scans import Images, grid_around, group_grid, read_scan
+from bingo_pl.images.transforms import FieldTransform, read_transform, write_transform
 from bingo_pl.registration.apply import apply
 
 from .conftest import smooth

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from bingo_pl import BingoError
-from bingo_pl.files.grids import Grid
+from bingo_pl.images.grids import Grid
 
 LEFT_HANDED_OBLIQUE = np.array([[-1.6, 0, 0.9, 5], [0, 3, 0, -7], [1.2, 0, 1.2, 11], [0, 0, 0, 1.0]])
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import ast
+import functools
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import bingo_pl
 from bingo_pl import data_modules
 
 # A package or module of the root knows only those before it.
 ORDER = (
-    ("errors", "memory", "regular", "seeding", "sealed"),
-    ("plugins", "spatial"),
-    ("atomic", "batch", "config", "crashes", "csv_files", "device", "messages", "names", "signals"),
-    ("locking", "misalign", "methods"),
-    ("alignment",),
-    ("data_modules",),
-    ("files",),
-    ("evaluation", "figures"),
-    ("training", "report"),
-    ("comparison", "streaming", "sweeps"),
+    ("errors", "memory", "moved", "seeding"),
+    ("plugins", "spatial", "storage"),
+    ("batch", "config", "crashes", "device", "messages", "signals"),
+    ("images", "methods", "misalign"),
+    ("alignment", "phantoms"),
+    ("models",),
+    ("evaluation", "figures", "streaming"),
+    ("report",),
     ("registration",),
+    ("atlases",),
+    ("data_modules",),
+    ("checking", "training"),
+    ("studies", "sweeps"),
     ("api",),
     ("cli",),
     ("__main__",),
@@ -33,18 +39,36 @@ FILES = {
     **{".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file in SOURCE.rglob("*.py")},
     **{".".join(file.relative_to(DATA.parent).with_suffix("").parts): file for file in DATA.rglob("*.py")},
 }
-MODULES = {name: file for name, file in FILES.items() if file.stem != "__init__"}
+MODULES = {name.removesuffix(".__init__"): file for name, file in FILES.items() if name != "__init__"}
+LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning", "wandb"}
+
+
+@functools.cache
+def imports(file: Path) -> tuple[str, ...]:
+    """The modules that a file imports, anywhere in it."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            own = [f"{node.module}.{alias.name}".removeprefix("bingo_pl.") for alias in node.names]
+            names += [name if name in MODULES else node.module.removeprefix("bingo_pl.") for name in own]
+        elif isinstance(node, ast.Import):
+            names += [alias.name.removeprefix("bingo_pl.") for alias in node.names]
+    return tuple(names)
 
 
 def imported(file: Path) -> set[str]:
     """The project's own modules that a file imports, `bingo_pl` left out of their names."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return {name.removeprefix("bingo_pl.") for name in names} & set(MODULES)
+    return set(imports(file)) & set(MODULES)
+
+
+def reached(names: Iterable[str]) -> set[str]:
+    """Modules and all that they import, directly or not."""
+    found: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        found |= waiting
+        waiting = {other for name in waiting for other in imported(MODULES[name])} - found
+    return found
 
 
 def room(module: str) -> str:
@@ -69,6 +93,13 @@ def test_modules_import_without_a_circle() -> None:
     TopologicalSorter({name: imported(file) - {name} for name, file in MODULES.items()}).prepare()
 
 
+@pytest.mark.parametrize("rooms", [{"models"}, {"registration"}, {"atlases"}], ids=lambda rooms: next(iter(rooms)))
+def test_registering_needs_neither_training_nor_cohorts(rooms: set[str]) -> None:
+    modules = reached(name for name in MODULES if room(name) in rooms)
+    assert {room(name) for name in modules} & {"checking", "data_modules", "studies", "sweeps", "training"} == set()
+    assert {room(name) for module in modules for name in imports(MODULES[module])} & LIGHTNING == set()
+
+
 def test_omegaconf_is_known_to_one_file() -> None:
     users = [name for name, file in FILES.items() if "omegaconf" in file.read_text().lower()]
-    assert users == ["config"]
+    assert users == ["config.loading"]

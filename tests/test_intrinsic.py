@@ -20,16 +20,16 @@ from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.frozen import frozen
 from bingo_pl.methods.networks import DomainNorm, Encoder
 from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.models import ready_model, registry
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, sample
-from bingo_pl.training import methods, ready_model
 
 from .conftest import GroupMaker, one_group
 
 
 def make(dims: int, *overrides: str) -> Registrar:
     model, config = ready_model.load(dims)
-    return methods.refined(model, settings.override(config, ["intrinsic.steps=10", *overrides])).eval()
+    return registry.refined(model, settings.override(config, ["intrinsic.steps=10", *overrides])).eval()
 
 
 def misaligned(make_group: GroupMaker, *modalities: int, shape: tuple[int, ...] = (32, 32)) -> GroupBatch:
@@ -195,4 +195,4 @@ def test_bad_settings_are_explained(overrides: list[str], message: str) -> None:
 
 def built(overrides: list[str]) -> Registrar:
     config = settings.override(settings.Config(), overrides)
-    return methods.refined(methods.build(config), config)
+    return registry.refined(registry.build(config), config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bingo_pl import BingoError
-from bingo_pl.files.landmarks import read_landmarks, write_landmarks
+from bingo_pl.images.landmarks import read_landmarks, write_landmarks
 
 RAS = np.array([[-10.0, -20.5, 30.25], [1, 2, 3]])
 """The points of all files below."""

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from bingo_pl import config as settings
-from bingo_pl.comparison.rows import choose_rows
 from bingo_pl.data_modules.learn2reg import Learn2RegDataModule
 from bingo_pl.data_modules.pairing import CrossSubjectSampler
-from bingo_pl.data_modules.phantoms import abdomen
-from bingo_pl.data_modules.phantoms.cohorts import write_cohort
 from bingo_pl.errors import BingoError
+from bingo_pl.phantoms import abdomen
+from bingo_pl.phantoms.cohorts import write_cohort
+from bingo_pl.studies.rows import choose_rows
 
 SHAPE = (12, 10, 12)
 

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.learn2reg import dice, hd95_l2r, pairwise_field, sdlogj_l2r, write_field
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.transforms import affine_transform
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.transforms import affine_transform
 
 
 def cube(start: int, stop: int, label: int = 1) -> np.ndarray:

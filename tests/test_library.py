@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 
 import bingo_pl
 from bingo_pl import BingoError, BingoWarning, GroupBatch, Model, RegistrationTask, api, register
-from bingo_pl.files.grids import LPS
-from bingo_pl.files.in_memory import voxels_of
-from bingo_pl.files.scans import read_scan
-from bingo_pl.files.series import unfold
+from bingo_pl.images.grids import LPS
+from bingo_pl.images.in_memory import voxels_of
+from bingo_pl.images.scans import read_scan
+from bingo_pl.images.series import unfold
 
 from .conftest import smooth
 from .test_register import OBLIQUE, make_batch, make_checkpoint

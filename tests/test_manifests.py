@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bingo_pl.data_modules.manifest_file import read_group
 from bingo_pl.errors import BingoError
+from bingo_pl.images.manifest import read_group
 
 from .test_checking import LABELS, RAMP, look, manifest, save, shifted
 from .test_data_cohorts import make

@@ -7,7 +7,7 @@ import pytest
 from bingo_pl import BingoError, config
 from bingo_pl.methods.baselines import Iterative, Refined
 from bingo_pl.methods.population import IterativePopulation
-from bingo_pl.training import methods
+from bingo_pl.models import registry
 
 LEARNING = {"bingo", "ape_attresunet", "cte_attresunet"}
 
@@ -16,27 +16,27 @@ def load(*overrides: str) -> config.Config:
     return config.load("mscmr_phantom", ["data.modalities=[a,b]", *overrides])
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", registry.METHODS)
 def test_every_method_is_built_from_settings(name: str) -> None:
-    assert methods.trainable(methods.build(load(f"method={name}"))) == (name in LEARNING)
+    assert registry.trainable(registry.build(load(f"method={name}"))) == (name in LEARNING)
 
 
 def test_an_iterative_method_takes_its_settings() -> None:
-    method = methods.build(load("method=cte", "weights.bending=7", "iterative.steps=3", "iterative.levels=2"))
+    method = registry.build(load("method=cte", "weights.bending=7", "iterative.steps=3", "iterative.levels=2"))
     assert isinstance(method, Iterative)
     assert (method.stiffness, method.descent.steps, method.levels) == (7, 3, 2)
 
 
 def test_populations_are_registered_by_linear_and_free_form_stages() -> None:
-    method = methods.build(load("method=ape", "iterative.transform=linear_ffd", "iterative.control_spacing=4"))
+    method = registry.build(load("method=ape", "iterative.transform=linear_ffd", "iterative.control_spacing=4"))
     assert isinstance(method, IterativePopulation)
     assert method.spacing == 4
 
 
 def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
-    plain = methods.build(load())
-    assert methods.refined(plain, load()) is plain
-    refined = methods.refined(plain, load("refine.steps=5", "refine.bending=2", "refine.stride=3"))
+    plain = registry.build(load())
+    assert registry.refined(plain, load()) is plain
+    refined = registry.refined(plain, load("refine.steps=5", "refine.bending=2", "refine.stride=3"))
     assert isinstance(refined, Refined)
     assert (refined.start, refined.descent.steps, refined.stiffness, refined.stride) == (plain, 5, 2, 3)
 
@@ -59,7 +59,7 @@ def test_refinement_wraps_a_trained_method_where_it_is_asked_for() -> None:
 def test_bad_settings_are_explained(overrides: list[str], message: str) -> None:
     def build() -> None:
         settings = load(*overrides)
-        methods.refined(methods.build(settings), settings)
+        registry.refined(registry.build(settings), settings)
 
     with pytest.raises(BingoError, match=message):
         build()

@@ -14,14 +14,14 @@ from rich.console import Console
 
 import experiments
 from bingo_pl import BingoError, config, register
+from bingo_pl.atlases import template
 from bingo_pl.cli import main
-from bingo_pl.comparison.rows import choose_rows
 from bingo_pl.config import RowConfig, TableConfig
-from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.files.scans import names_of
-from bingo_pl.names import LONGEST, check_file_name
-from bingo_pl.registration import atlas
+from bingo_pl.images.members import Member
+from bingo_pl.images.scans import names_of
 from bingo_pl.registration.streamed import register_files
+from bingo_pl.storage.names import LONGEST, check_file_name
+from bingo_pl.studies.rows import choose_rows
 from bingo_pl.sweeps import trials
 from bingo_pl.training import experiment
 
@@ -62,7 +62,7 @@ def streamed(name: str, path: Path, out: Path) -> None:
 
 
 def population(name: str, path: Path, out: Path) -> None:
-    atlas.build([Member("a", path), Member(name, path)], None, out, "never", MEMORY, QUIET)
+    template.build([Member("a", path), Member(name, path)], None, out, "never", MEMORY, QUIET)
 
 
 def by_manifest(command: str) -> Callable[[str, Path, Path], None]:

@@ -20,14 +20,14 @@ from bingo_pl.alignment.starts import Start
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.cli import main
 from bingo_pl.errors import BingoWarning
-from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.record import read_record
-from bingo_pl.files.resampling import low_passed
-from bingo_pl.files.scans import read_scan
-from bingo_pl.files.transforms import affine_transform
+from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.record import read_record
+from bingo_pl.images.resampling import low_passed
+from bingo_pl.images.scans import read_scan
+from bingo_pl.images.transforms import affine_transform
+from bingo_pl.registration.console import report_way, warn_of_pixels
 from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.registered import RegisteredGroup
-from bingo_pl.registration.telling import report_way, warn_of_pixels
 from bingo_pl.registration.verdict import Way, judge, known_errors
 from bingo_pl.report import page
 

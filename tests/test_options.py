@@ -18,7 +18,7 @@ import typer
 from bingo_pl import BingoError, register
 from bingo_pl.cli import app, main
 from bingo_pl.cli.options import THREADS, report_steps
-from bingo_pl.files.written import check_output
+from bingo_pl.images.written import check_output
 from bingo_pl.registration.apply import apply
 from bingo_pl.report import page
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from bingo_pl.images.members import Member
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -23,19 +24,18 @@ from rich.console import Console
 from bingo_pl import BingoError
 from bingo_pl.alignment import population
 from bingo_pl.alignment.features import EDGES_WEIGHT, EXPERTS, Feature, Template, mean_agreement
+from bingo_pl.atlases import people
+from bingo_pl.atlases.consensus import Stack, pairwise_dice
+from bingo_pl.atlases.newcomers import add_people
+from bingo_pl.atlases.people import Choices
+from bingo_pl.atlases.pooling import View
+from bingo_pl.checking.manifest_listing import list_manifest
 from bingo_pl.cli import main
-from bingo_pl.data_modules.checking.manifest_listing import list_manifest
-from bingo_pl.data_modules.manifest_file import PEOPLE, read_group
-from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.files.record import read_record
-from bingo_pl.files.resampling import to_array
-from bingo_pl.files.scans import read_scan
-from bingo_pl.files.transforms import affine_transform
-from bingo_pl.registration import people
-from bingo_pl.registration.consensus import Stack, pairwise_dice
-from bingo_pl.registration.newcomers import add_people
-from bingo_pl.registration.people import Choices
-from bingo_pl.registration.pooling import View
+from bingo_pl.images.manifest import PEOPLE, read_group
+from bingo_pl.images.record import read_record
+from bingo_pl.images.resampling import to_array
+from bingo_pl.images.scans import read_scan
+from bingo_pl.images.transforms import affine_transform
 from bingo_pl.report.page import write_report
 from bingo_pl.report.strips import MOMENTS, SIDE, Strips, picture_file
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from bingo_pl.data_modules.phantoms import brain as phantom_brain
-from bingo_pl.data_modules.phantoms import cardiac as phantom_cardiac
-from bingo_pl.data_modules.phantoms import cohorts as phantom
-from bingo_pl.data_modules.phantoms.heart import LEFT, MYOCARDIUM, RIGHT
 from bingo_pl.errors import BingoError
+from bingo_pl.phantoms import brain as phantom_brain
+from bingo_pl.phantoms import cardiac as phantom_cardiac
+from bingo_pl.phantoms import cohorts as phantom
+from bingo_pl.phantoms.heart import LEFT, MYOCARDIUM, RIGHT
 
 SPACING = {"mscmr": 1.8, "brats": 4.0, "manifest": 2.7}
 

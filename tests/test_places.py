@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bingo_pl import cli
-from bingo_pl.atomic import PATH_BYTES, check_new_file, check_place, check_unused
 from bingo_pl.errors import BingoError
+from bingo_pl.storage.atomic import PATH_BYTES, check_new_file, check_place, check_unused
 
 Place = Callable[[Path], Path]
 

@@ -18,10 +18,10 @@ import torch
 from bingo_pl import BingoError, Model, config, plugins
 from bingo_pl.data_modules import DATA_MODULES, data_module
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.methods.objective import Similarity
+from bingo_pl.methods.losses import Similarity
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.training import methods
-from bingo_pl.training.provenance import PROVENANCE
+from bingo_pl.models import registry
+from bingo_pl.models.checkpoints import PROVENANCE
 from bingo_pl.training.task import RegistrationTask
 
 from .conftest import smooth
@@ -52,13 +52,13 @@ def spread(images: torch.Tensor, mask: torch.Tensor, bins: int, generator: Any) 
 
 
 def test_our_names_are_where_they_are_said_to_be() -> None:
-    assert set(config.METHODS) == set(methods.METHODS)
+    assert set(config.METHODS) == set(registry.METHODS)
     assert all(issubclass(data_module(name), GroupDataModule) for name in DATA_MODULES)
 
 
 def test_a_method_is_named_by_its_place() -> None:
     settings = config.load("manifest", [f"method={HERE}:Still", "own.width=16", "weights.mine=0.5"])
-    registrar = methods.build(settings)
+    registrar = registry.build(settings)
     assert isinstance(registrar, Still)
     assert registrar.width == 16
     assert RegistrationTask.of(registrar, settings).weights["mine"] == 0.5
@@ -73,11 +73,11 @@ def test_a_name_of_an_entry_point_is_known_and_ours_win(monkeypatch: pytest.Monk
         return [EntryPoint(name, f"{HERE}:{'spread' if name == 'spread' else 'Still'}", group) for name in names]
 
     monkeypatch.setattr(plugins, "entry_points", entries)
-    assert isinstance(methods.build(config.load("manifest", ["method=still"])), Still)
-    assert not isinstance(methods.build(config.load("manifest", ["method=ape"])), Still)
+    assert isinstance(registry.build(config.load("manifest", ["method=still"])), Still)
+    assert not isinstance(registry.build(config.load("manifest", ["method=ape"])), Still)
     assert config.load("manifest", ["model.similarity=spread"]).model.similarity == "spread"
     with pytest.raises(BingoError, match="Did you mean 'still'"):
-        methods.build(config.load("manifest", ["method=stil"]))
+        registry.build(config.load("manifest", ["method=stil"]))
 
 
 def test_a_similarity_of_one_s_own_is_minimised() -> None:
@@ -101,7 +101,7 @@ def test_a_similarity_of_one_s_own_is_minimised() -> None:
 )
 def test_what_cannot_be_used_is_refused_with_the_remedy(overrides: list[str], message: str) -> None:
     with pytest.raises(BingoError, match=message):
-        methods.build(config.load("manifest", overrides))
+        registry.build(config.load("manifest", overrides))
 
 
 @pytest.mark.parametrize("setting", ["method", "data.dataset", "model.similarity", "refine.similarity"])

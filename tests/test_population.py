@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.baselines import Descent
-from bingo_pl.methods.objective import Similarity
+from bingo_pl.methods.losses import Similarity
 from bingo_pl.methods.population import IterativePopulation, rigid
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import compose, identity, jacobian_determinant, linear_displacement, warp

@@ -8,7 +8,7 @@ from torch.distributions import Normal
 from torch.distributions.kl import kl_divergence as torch_kl
 
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, kl_divergence
-from bingo_pl.methods.regularity import velocity_kl
+from bingo_pl.methods.priors import velocity_kl
 from bingo_pl.seeding import generator
 
 

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from bingo_pl import BingoError, config
 from bingo_pl.evaluation.metrics import groupwise_warping_index
 from bingo_pl.methods.registrar import Registrar
-from bingo_pl.training import experiment, methods, ready_model
+from bingo_pl.models import ready_model, registry
+from bingo_pl.training import experiment
 
 from .conftest import GroupMaker
 
@@ -24,7 +25,7 @@ TINY = ("data.roi=[16,16]", "model.channels=[4,8]", "model.velocity_scales=[1,0]
 def trained(make_group: GroupMaker) -> tuple[Registrar, config.Config]:
     """A model with running statistics of its own, and a motion that is not zero."""
     settings = config.load("ready_2d", TINY)
-    registrar = methods.build(settings)
+    registrar = registry.build(settings)
     with torch.no_grad():
         for parameter in registrar.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))

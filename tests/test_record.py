@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bingo_pl import BingoError
-from bingo_pl.files.record import RECORD, read_record
+from bingo_pl.images.record import RECORD, read_record
 from bingo_pl.registration.apply import apply
 from bingo_pl.report.page import write_report
 

@@ -22,18 +22,18 @@ from torch import nn
 from bingo_pl import BingoError, GroupBatch, config, register
 from bingo_pl.cli import main
 from bingo_pl.evaluation import appearance
-from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.resampling import low_passed
-from bingo_pl.files.scans import group_grid, read_scan
+from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.resampling import low_passed
+from bingo_pl.images.scans import group_grid, read_scan
 from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.networks import VelocityHead
+from bingo_pl.models.checkpoints import PROVENANCE
+from bingo_pl.models.model import Model
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 from bingo_pl.report import page
 from bingo_pl.seeding import generator
 from bingo_pl.training import experiment
-from bingo_pl.training.model import Model
-from bingo_pl.training.provenance import PROVENANCE
 
 from .conftest import smooth
 from .test_affine import image, move

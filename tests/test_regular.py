@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bingo_pl import BingoError
-from bingo_pl.data_modules.manifest_file import read_group
-from bingo_pl.files.landmarks import read_landmarks
-from bingo_pl.files.record import read_record
-from bingo_pl.training import ready_model
+from bingo_pl.images.landmarks import read_landmarks
+from bingo_pl.images.manifest import read_group
+from bingo_pl.images.record import read_record
+from bingo_pl.models import ready_model
 
 READERS: dict[str, Callable[[Path], object]] = {
     "group.csv": read_group,

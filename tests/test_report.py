@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bingo_pl import BingoError
-from bingo_pl.files.fields import forward_and_inverse
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import resample_image, resample_labels
-from bingo_pl.files.transforms import write_image, write_transform
+from bingo_pl.images.fields import forward_and_inverse
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.resampling import resample_image, resample_labels
+from bingo_pl.images.transforms import write_image, write_transform
 from bingo_pl.report import data as report_data
 from bingo_pl.report import pictures as report_pictures
 from bingo_pl.report.data import read_story

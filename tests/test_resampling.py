@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import (
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.resampling import (
     INTERPOLATIONS,
     TEMPLATE,
     Member,
@@ -22,7 +22,7 @@ from bingo_pl.files.resampling import (
     resample_labels,
     resample_voxels,
 )
-from bingo_pl.files.transforms import write_transform
+from bingo_pl.images.transforms import write_transform
 from tests.test_transforms import GROUP, make_case, make_grid
 
 A, B = (make_case(name, with_affine) for name, with_affine in (("different grid", True), ("flipped", False)))

@@ -15,9 +15,11 @@ from bingo_pl import BingoError
 from bingo_pl.registration import registered, streamed
 from bingo_pl.registration.registered import UNFINISHED
 from bingo_pl.registration.streamed import register_files
-from bingo_pl.streaming import scalability, sealed, workspace
+from bingo_pl.storage import resumable
+from bingo_pl.streaming import workspace
 from bingo_pl.streaming.stream import MemorySource, register_stream
 from bingo_pl.streaming.velocity_file import VelocityFile
+from bingo_pl.studies import scalability
 
 from .conftest import GroupMaker
 from .test_stream import Counting, displacements, enough_for, moving
@@ -174,7 +176,7 @@ def test_hand_edited_plans_are_refused_by_name(source: MemorySource, tmp_path: P
         plan.write_text(text, errors="surrogateescape")
         with pytest.raises(BingoError, match=r"plan\.json.*cannot be resumed"):
             resumed(source, tmp_path)
-    sealed.write_json(plan, {"settings": {"network": "another"}, "members": []})
+    resumable.write_json(plan, {"settings": {"network": "another"}, "members": []})
     with pytest.raises(BingoError, match="network: another -> "):
         resumed(source, tmp_path)
 

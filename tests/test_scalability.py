@@ -16,11 +16,11 @@ from bingo_pl.config import Config
 from bingo_pl.data_modules import GroupDataModule
 from bingo_pl.evaluation import metrics
 from bingo_pl.methods.bingo import Bingo
-from bingo_pl.streaming import scalability
-from bingo_pl.streaming.merged import MergedGroups, Unit, draw_units
+from bingo_pl.models.checkpoints import PROVENANCE
 from bingo_pl.streaming.stream import StreamedRegistration, register_stream
+from bingo_pl.studies import scalability
+from bingo_pl.studies.merged_groups import MergedGroups, Unit, draw_units
 from bingo_pl.training import experiment
-from bingo_pl.training.provenance import PROVENANCE
 
 from .conftest import write_cohort
 from .test_experiment import SETTINGS

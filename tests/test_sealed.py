@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bingo_pl import sealed
+from bingo_pl.storage import sealed
 
 WEIGHTS = torch.arange(40.0)
 CONTENT = {"weights": WEIGHTS, "step": 3, "nested": {"rate": [0.5, 1e-3]}}

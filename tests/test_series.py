@@ -17,7 +17,7 @@ from bingo_pl import BingoError, register
 from bingo_pl.alignment import cascade
 from bingo_pl.alignment.optimisation import Level
 from bingo_pl.cli import main
-from bingo_pl.files.series import Series, count_volumes, read_values, split
+from bingo_pl.images.series import Series, count_volumes, read_values, split
 from bingo_pl.registration.series import FEW_SLICES, slices_apart
 from bingo_pl.report import page
 

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from bingo_pl import BingoError, GroupBatch
-from bingo_pl.streaming.sharding import Shard, join
+from bingo_pl.streaming.launched import join
+from bingo_pl.streaming.shard import Shard
 from bingo_pl.streaming.stream import MemorySource, register_stream
 from bingo_pl.training.processes import leave
 

@@ -23,11 +23,11 @@ from rich.console import Console
 
 from bingo_pl import __main__, cli, config
 from bingo_pl.data_modules.cache import GroupCache
+from bingo_pl.models.model import Model
 from bingo_pl.signals import Stopped, stopping
 from bingo_pl.sweeps import local
 from bingo_pl.training import experiment
 from bingo_pl.training.callbacks import TrainingProgress
-from bingo_pl.training.model import Model
 
 from .test_experiment import SETTINGS, assert_same_run, settings
 from .test_kill import wait_for

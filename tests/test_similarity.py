@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bingo_pl.methods import similarity
-from bingo_pl.methods.regularity import bending_energy
+from bingo_pl.methods.priors import bending_energy
 from bingo_pl.methods.similarity import PARTNERS, ape, cte, em_posterior, mutual_information, sample_voxels, x_coreg
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import identity

@@ -11,9 +11,10 @@ import torch
 from bingo_pl import BingoError, config
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
-from bingo_pl.training import experiment, methods, ready_model
-from bingo_pl.training.provenance import PROVENANCE
-from bingo_pl.training.start import start_from
+from bingo_pl.models import ready_model, registry
+from bingo_pl.models.checkpoints import PROVENANCE
+from bingo_pl.models.transfer import start_from
+from bingo_pl.training import experiment
 
 from .conftest import GroupMaker
 
@@ -27,7 +28,7 @@ Trained = tuple[Registrar, Path]
 def trained(make_group: GroupMaker, tmp_path: Path) -> Trained:
     """A 2D model of one modality that moves images, and its file."""
     settings = config.load("ready_2d", PLANE)
-    registrar = methods.build(settings)
+    registrar = registry.build(settings)
     with torch.no_grad():
         for parameter in registrar.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
@@ -40,7 +41,7 @@ def trained(make_group: GroupMaker, tmp_path: Path) -> Trained:
 @torch.no_grad()
 def test_a_volume_of_equal_slices_is_registered_as_one_slice(trained: Trained, make_group: GroupMaker) -> None:
     plane, file = trained
-    space = methods.build(config.load("ready_3d", SPACE))
+    space = registry.build(config.load("ready_3d", SPACE))
     start_from(space, str(file))
     batch = make_group((0, 0, 0), (16, 16), groups=1)
     expected = plane(batch).displacement
@@ -62,7 +63,7 @@ def test_a_volume_of_equal_slices_is_registered_as_one_slice(trained: Trained, m
 @torch.no_grad()
 def test_every_modality_starts_as_the_only_one_of_the_other_model(trained: Trained, make_group: GroupMaker) -> None:
     one, file = trained
-    three = methods.build(config.load("mscmr", PLANE))
+    three = registry.build(config.load("mscmr", PLANE))
     start_from(three, str(file))
     batch = make_group((0, 1, 2), (16, 16))
     expected = one(replace(batch, modalities=torch.zeros_like(batch.modalities))).displacement
@@ -72,7 +73,7 @@ def test_every_modality_starts_as_the_only_one_of_the_other_model(trained: Train
 @torch.no_grad()
 def test_a_network_with_fewer_velocities_takes_the_first(trained: Trained, make_group: GroupMaker) -> None:
     both, file = trained
-    first = methods.build(config.load("ready_2d", [*PLANE, "model.velocity_scales=[1]"]))
+    first = registry.build(config.load("ready_2d", [*PLANE, "model.velocity_scales=[1]"]))
     start_from(first, str(file))
     assert isinstance(both, Bingo)
     batch = make_group((0, 0, 0), (16, 16))
@@ -85,7 +86,7 @@ def test_training_starts_from_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     task = experiment.build_task(settings)
     path = tmp_path / "best.ckpt"
     torch.save({"state_dict": task.state_dict(), PROVENANCE: {"config": config.to_tree(settings)}}, path)
-    other = methods.build(config.load("mscmr", PLANE))
+    other = registry.build(config.load("mscmr", PLANE))
     start_from(other, str(path))
     for name, tensor in other.state_dict().items():
         assert torch.equal(tensor, task.registrar.state_dict()[name])
@@ -94,7 +95,7 @@ def test_training_starts_from_a_checkpoint_of_a_run(tmp_path: Path) -> None:
 def test_the_package_starts_3d_from_2d() -> None:
     settings = config.load("ready_3d")
     assert settings.trainer.start == "ready_2d"
-    registrar = methods.build(settings)
+    registrar = registry.build(settings)
     start_from(registrar, settings.trainer.start)
     assert isinstance(registrar, Bingo)
     assert registrar.heads[0].velocity.weight[2].abs().max() == 0  # type: ignore[union-attr,index]
@@ -113,10 +114,10 @@ def test_a_network_that_does_not_fit_is_refused(
     experiment_name: str, settings: list[str], wanted: str, trained: Trained
 ) -> None:
     with pytest.raises(BingoError, match=wanted):
-        start_from(methods.build(config.load(experiment_name, settings)), str(trained[1]))
+        start_from(registry.build(config.load(experiment_name, settings)), str(trained[1]))
 
 
 @pytest.mark.parametrize("source", ["absent.ckpt", "absent.safetensors", "ready_4d"])
 def test_weights_that_are_not_there_are_refused(source: str) -> None:
     with pytest.raises(BingoError, match=r"no checkpoint at|is no model"):
-        start_from(methods.build(config.load("ready_2d", PLANE)), source)
+        start_from(registry.build(config.load("ready_2d", PLANE)), source)

@@ -18,14 +18,15 @@ import pytest
 import SimpleITK as sitk
 
 from bingo_pl import BingoError, register
-from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.files.grids import Grid
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.members import Member
+from bingo_pl.models.model import Model
 from bingo_pl.registration import streamed
 from bingo_pl.registration.registered import UNFINISHED
 from bingo_pl.registration.streamed import probe_files, register_files
 from bingo_pl.report import page
-from bingo_pl.streaming import file_source, sealed
-from bingo_pl.training.model import Model
+from bingo_pl.storage import resumable
+from bingo_pl.streaming import file_source
 
 from .test_affine import image, move
 from .test_register import FIRST, kinds, make_checkpoint
@@ -160,7 +161,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from bingo_pl.registration import streamed
-from bingo_pl.data_modules.preprocess import Member
+from bingo_pl.images.members import Member
 from bingo_pl.report import page
 
 folder, moment = Path(sys.argv[1]), int(sys.argv[2])
@@ -265,7 +266,7 @@ def test_a_whole_file_of_something_else_is_not_resumed_from(
             register_files(members, tmp_path / "out", 10**9, checkpoint)
     others: tuple[object, ...] = ([], None)
     for tree in others:
-        sealed.write_json(tmp_path / "out" / UNFINISHED / file, tree)
+        resumable.write_json(tmp_path / "out" / UNFINISHED / file, tree)
         with pytest.raises(BingoError, match=rf"{Path(file).name}: is not what was written there"):
             register_files(members, tmp_path / "out", 10**9, checkpoint)
 

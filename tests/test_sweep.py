@@ -19,10 +19,10 @@ from wandb.sdk.launch.sweeps import utils
 from wandb.wandb_agent import Agent
 
 from bingo_pl import BingoError, config
+from bingo_pl.models.checkpoints import read_provenance
 from bingo_pl.sweeps import trials as sweep
 from bingo_pl.sweeps.local import run_local
 from bingo_pl.sweeps.space import parse
-from bingo_pl.training.provenance import read_provenance
 
 from .conftest import write_cohort
 from .test_experiment import SETTINGS

@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from bingo_pl import BingoError
-from bingo_pl.files.fields import forward_and_inverse
-from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.transforms import FieldTransform, read_transform, write_transform
+from bingo_pl.images.fields import forward_and_inverse
+from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.transforms import FieldTransform, read_transform, write_transform
 from bingo_pl.seeding import generator
 from bingo_pl.spatial import free_form_displacement, identity, integrate, sample
 from tests.conftest import smooth

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from bingo_pl import GroupBatch, config
-from bingo_pl.data_modules.phantoms.anatomy import draw
-from bingo_pl.data_modules.phantoms.painting import paint
 from bingo_pl.evaluation.metrics import warp_group_labels, warping_residual
 from bingo_pl.evaluation.uncertainty import belongs, disagreement, displacement_uncertainty, negative_log_likelihood
 from bingo_pl.methods.baselines import Descent, Iterative, Refined
 from bingo_pl.methods.bingo import Bingo, BingoRegistration, Taught, bounded
+from bingo_pl.methods.losses import Similarity
 from bingo_pl.methods.networks import VelocityHead, in_windows
-from bingo_pl.methods.objective import Similarity
 from bingo_pl.methods.posterior import Gaussian
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.misalign import draw_displacements, misalign
+from bingo_pl.models import ready_model, registry
+from bingo_pl.phantoms.anatomy import draw
+from bingo_pl.phantoms.painting import paint
 from bingo_pl.seeding import generator
-from bingo_pl.training import methods, ready_model
 from bingo_pl.training.task import truth_loss
 
 from .conftest import GroupMaker
@@ -269,7 +269,7 @@ def test_variances_that_nothing_taught_are_unknown(make_group: GroupMaker) -> No
     ],
 )
 def test_a_network_knows_what_teaches_it(overrides: tuple[str, ...], reach: float) -> None:
-    model = methods.build(config.load("ready_2d", ["data.roi=[64,32]", *overrides]))
+    model = registry.build(config.load("ready_2d", ["data.roi=[64,32]", *overrides]))
     assert isinstance(model, Bingo)
     assert model.taught is not None
     assert model.taught.shape == (64, 32)

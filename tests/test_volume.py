@@ -14,12 +14,12 @@ import pytest
 import SimpleITK as sitk
 
 from bingo_pl import memory
-from bingo_pl.data_modules.checking.check import Checkup, check
-from bingo_pl.data_modules.geometry import voxel_size_mm
-from bingo_pl.data_modules.reading import read_image, read_labels, read_voxels
-from bingo_pl.data_modules.volume import open_volume
+from bingo_pl.checking.check import Checkup, check
 from bingo_pl.errors import BingoError
-from bingo_pl.files.grids import Grid
+from bingo_pl.images.geometry import voxel_size_mm
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.reading import read_image, read_labels, read_voxels
+from bingo_pl.images.volume import open_volume
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[0.8, -1.2, 0, 10], [0.6, 1.6, 0, 20], [0, 0, 3, 30], [0, 0, 0, 1.0]])

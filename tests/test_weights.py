@@ -14,12 +14,14 @@ from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
 
-from bingo_pl import BingoError, config, sealed
-from bingo_pl.comparison.rows import Row, ready
-from bingo_pl.training import experiment, ready_model
+from bingo_pl import BingoError, config
+from bingo_pl.models import ready_model
+from bingo_pl.models.model import Model
+from bingo_pl.models.transfer import start_from
+from bingo_pl.storage import sealed
+from bingo_pl.studies.rows import Row, ready
+from bingo_pl.training import experiment
 from bingo_pl.training.make_model import pack
-from bingo_pl.training.model import Model
-from bingo_pl.training.start import start_from
 
 from .conftest import write_cohort
 from .test_experiment import settings, weights

@@ -16,6 +16,7 @@ import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bingo_pl import moved
 from bingo_pl.errors import BingoError, BingoWarning
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ _HOMES = {
     "register": "bingo_pl.registration.workflow",
     "train": "bingo_pl.api",
 }
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,17 +13,19 @@ from rich.console import Console
 from torch import Tensor
 
 from bingo_pl import config as settings
+from bingo_pl.atlases import template
 from bingo_pl.batch import UNLABELLED, GroupBatch
+from bingo_pl.checking import check as checking
 from bingo_pl.config import Config
-from bingo_pl.data_modules.checking import check as checking
-from bingo_pl.data_modules.manifest_file import GROUP, PEOPLE, Columns, read_group
-from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.device import isolated
 from bingo_pl.errors import BingoError
-from bingo_pl.files.scans import Images
+from bingo_pl.images.manifest import GROUP, PEOPLE, Columns, read_group
+from bingo_pl.images.members import Member
+from bingo_pl.images.scans import Images
 from bingo_pl.messages import Progress, report, reporting
 from bingo_pl.methods.registrar import Registration
-from bingo_pl.registration import atlas as atlases
+from bingo_pl.models import model as trained
+from bingo_pl.models import ready_model
 from bingo_pl.registration.forecast import Forecast, forecast
 from bingo_pl.registration.registered import RegisteredGroup
 from bingo_pl.registration.streamed import probe_files
@@ -32,8 +34,6 @@ from bingo_pl.streaming import estimate as prediction
 from bingo_pl.streaming.budget import parse_bytes
 from bingo_pl.streaming.estimate import Estimate
 from bingo_pl.streaming.file_source import FileSource, dims_of
-from bingo_pl.training import model as trained
-from bingo_pl.training import ready_model
 
 READY = "ready"
 """The models that come with the package, of 2D and of 3D images of any modality."""
@@ -209,7 +209,7 @@ def atlas(
     shown = console or Console(quiet=True)
     path = None if checkpoint is None else Path(checkpoint)
     if affine is None and memory is None:
-        from bingo_pl.registration import people  # pandas and what draws, which registering does not need
+        from bingo_pl.atlases import people  # pandas and what draws, which registering does not need
 
         choices = people.Choices(transform, spacing_mm, images_too, jacobian)
         return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
@@ -219,7 +219,7 @@ def atlas(
         )
     bytes_ = parse_bytes(memory or "1GB")
     members = _members(images)
-    return atlases.build(members, path, Path(output), affine or "always", bytes_, shown, device, overwrite)
+    return template.build(members, path, Path(output), affine or "always", bytes_, shown, device, overwrite)
 
 
 @isolated()

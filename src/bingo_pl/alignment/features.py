@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bingo_pl import sealed
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.similarity import TINY, Box, Edges, Experts
 from bingo_pl.alignment.volume import Picture, Volume, to_volume
-from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.storage import sealed
+from bingo_pl.storage.atomic import replacing
 
 EDGES_WEIGHT = 2.0
 EXPERTS = "experts"

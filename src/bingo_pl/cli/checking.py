@@ -26,8 +26,8 @@ def check(
     """
     from rich.progress import Progress
 
-    from bingo_pl.data_modules.checking.check import check as look_at
-    from bingo_pl.files import check_report
+    from bingo_pl.checking import report as check_report
+    from bingo_pl.checking.check import check as look_at
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         checkup = look_at(path, _ids(label_ids), fix, lambda files: progress.track(files, description="reading"))

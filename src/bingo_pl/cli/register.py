@@ -88,12 +88,12 @@ def register(
     The volumes of a 4D file are a group. Sizes, voxels and orientations may differ. The exit status is 1 where the
     result is in doubt: see what is printed and the report. With --memory, killed, it goes on by the same command.
     """
-    from bingo_pl.data_modules.manifest_file import read_group
-    from bingo_pl.data_modules.preprocess import Member
-    from bingo_pl.files.record import RECORD
-    from bingo_pl.files.scans import check_names, names_of
-    from bingo_pl.files.series import find
-    from bingo_pl.files.written import check_output
+    from bingo_pl.images.manifest import read_group
+    from bingo_pl.images.members import Member
+    from bingo_pl.images.record import RECORD
+    from bingo_pl.images.scans import check_names, names_of
+    from bingo_pl.images.series import find
+    from bingo_pl.images.written import check_output
     from bingo_pl.registration import workflow
     from bingo_pl.registration.streamed import register_files
     from bingo_pl.streaming.budget import parse_bytes
@@ -161,6 +161,6 @@ def register(
 
 def _named(text: str) -> str:
     """A 4D file needs no modality: it is called by its kind."""
-    from bingo_pl.files.series import DEFAULT_NAME, count_volumes
+    from bingo_pl.images.series import DEFAULT_NAME, count_volumes
 
     return f"{DEFAULT_NAME}={text}" if "=" not in text and count_volumes(Path(text)) > 1 else text

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from bingo_pl.cli.common import Device, InterpolationName, Overwrite, console
 from bingo_pl.errors import BingoError
-from bingo_pl.regular import exists
+from bingo_pl.storage.regular import exists
 
 
 def estimate(
@@ -112,8 +112,8 @@ def atlas(
     own resolution; images are then read one at a time, and a population may have any size.
     """
     from bingo_pl import api
-    from bingo_pl.data_modules.bids import read_bids
-    from bingo_pl.registration.newcomers import add_people
+    from bingo_pl.atlases.newcomers import add_people
+    from bingo_pl.images.bids import read_bids
 
     if bool(add) + (manifest is not None) + (bids is not None) != 1:
         raise BingoError(

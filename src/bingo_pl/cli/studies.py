@@ -9,7 +9,7 @@ import typer
 
 from bingo_pl.cli.common import Device, Experiment, MemoryOption, Overrides, console, on_device, pair
 from bingo_pl.errors import BingoError
-from bingo_pl.names import check_file_name
+from bingo_pl.storage.names import check_file_name
 
 
 def table(
@@ -27,7 +27,7 @@ def table(
     Interrupted, the same command goes on with what is missing.
     """
     from bingo_pl import config as settings
-    from bingo_pl.comparison import run as comparison
+    from bingo_pl.studies import comparison
 
     experiment_name = settings.with_data(experiment_name, on_device(overrides, device))
     runs = Path(settings.load(experiment_name, on_device(overrides, device)).runs)
@@ -82,8 +82,8 @@ def scalability(
     The experiment gives the data, the checkpoint the method. Killed, it goes on by the same command.
     """
     from bingo_pl import config as settings
-    from bingo_pl.streaming import scalability as study
     from bingo_pl.streaming.budget import parse_bytes
+    from bingo_pl.studies import scalability as study
 
     if of_method := [
         text for text in on_device(overrides, device) if text.startswith(("method=", "model.", "refine.", "intrinsic."))

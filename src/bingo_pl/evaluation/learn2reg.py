@@ -18,8 +18,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from bingo_pl.errors import BingoError
-from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.transforms import sampled_displacement, write_nifti
+from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.transforms import sampled_displacement, write_nifti
 from bingo_pl.spatial import jacobian_determinant
 
 BORDER = 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from bingo_pl.atomic import replacing
 from bingo_pl.errors import BingoError
+from bingo_pl.storage.atomic import replacing
 
 DASH = "–"  # noqa: RUF001
 SPREAD = "Mean ± standard deviation (divided by n, not n - 1) over the groups; n in brackets where some have no value."

@@ -20,13 +20,13 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bingo_pl.atomic import replacing
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
-from bingo_pl.names import check_file_name
 from bingo_pl.spatial import warp
+from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.names import check_file_name
 
 DPI = 110
 PANEL = 2.1

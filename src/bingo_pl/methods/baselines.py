@@ -13,9 +13,9 @@ from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError, DivergenceError
 from bingo_pl.methods.attention_unet import AttResUNet
-from bingo_pl.methods.objective import Similarity, voxel_share
+from bingo_pl.methods.losses import Similarity, voxel_share
+from bingo_pl.methods.priors import group_bending
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.methods.regularity import group_bending
 from bingo_pl.spatial import Shape, compose, integrate, integrate_all, resize, resize_displacement
 
 SMALLEST_LEVEL = 4

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.errors import BingoError
+from bingo_pl.methods.losses import Similarity, voxel_share
 from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead, in_windows
-from bingo_pl.methods.objective import Similarity, voxel_share
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
+from bingo_pl.methods.priors import group_bending, velocity_kl
 from bingo_pl.methods.recomputation import recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.methods.regularity import group_bending, velocity_kl
 from bingo_pl.spatial import Shape, compose, integrate_all, resize_displacement, warp
 
 LARGEST_LOG_VARIANCE = 12.0

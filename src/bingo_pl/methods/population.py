@@ -17,9 +17,9 @@ from bingo_pl.methods.baselines import (
     compose_groups,
     image_pyramid,
 )
-from bingo_pl.methods.objective import Similarity, voxel_share
+from bingo_pl.methods.losses import Similarity, voxel_share
+from bingo_pl.methods.priors import group_bending
 from bingo_pl.methods.registrar import Registration
-from bingo_pl.methods.regularity import group_bending
 from bingo_pl.spatial import (
     Shape,
     bspline_control_points,

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bingo_pl.atomic import check_new_file, check_place
-from bingo_pl.data_modules.geometry import corner_distance_mm
 from bingo_pl.errors import BingoError, unknown_name
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.landmarks import read_landmarks, write_landmarks
-from bingo_pl.files.record import read_record
-from bingo_pl.files.resampling import (
+from bingo_pl.images.geometry import corner_distance_mm
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.landmarks import read_landmarks, write_landmarks
+from bingo_pl.images.record import read_record
+from bingo_pl.images.resampling import (
     TEMPLATE,
     Member,
     check_interpolation,
@@ -26,8 +25,9 @@ from bingo_pl.files.resampling import (
     resample_voxels,
     to_array,
 )
-from bingo_pl.files.transforms import write_image
+from bingo_pl.images.transforms import write_image
 from bingo_pl.messages import warn
+from bingo_pl.storage.atomic import check_new_file, check_place
 
 TEMPLATE_NAME = "template"
 POINTS = (".csv", ".fcsv", ".json")
@@ -102,7 +102,7 @@ def apply(
         raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
     if not output.name.lower().endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
-    from bingo_pl.data_modules.reading import read_voxels, stored_ids, whole_numbers  # torch, which points do not need
+    from bingo_pl.images.reading import read_voxels, stored_ids, whole_numbers  # torch, which points do not need
 
     data, affine = read_voxels(path)
     if labels:

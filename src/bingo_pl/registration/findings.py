@@ -13,15 +13,15 @@ from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.evaluation import appearance, uncertainty
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import resample_image, to_array
-from bingo_pl.files.scans import Scan, group_grid
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.resampling import resample_image, to_array
+from bingo_pl.images.scans import Scan, group_grid
 from bingo_pl.methods.bingo import BingoRegistration
 from bingo_pl.methods.registrar import Registration
+from bingo_pl.models import ready_model
+from bingo_pl.models.model import Model
 from bingo_pl.registration.memory import check_memory
 from bingo_pl.registration.registered import Registered, on_grid
-from bingo_pl.training import ready_model
-from bingo_pl.training.model import Model
 
 
 def to_batch(

@@ -30,15 +30,15 @@ from bingo_pl.alignment.experts import encoded_lattice
 from bingo_pl.alignment.maps import Lattice, Linear, Maps
 from bingo_pl.alignment.optimisation import Level, Sight, optimise
 from bingo_pl.alignment.similarity import ALL_PAIRS
-from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.evaluation.uncertainty import hierarchical
-from bingo_pl.files.scans import File, Scan, check_dimensions, names_of, read_scan
+from bingo_pl.images.members import Member
+from bingo_pl.images.scans import File, Scan, check_dimensions, names_of, read_scan
 from bingo_pl.memory import show_bytes
+from bingo_pl.models.model import Model
 from bingo_pl.registration.findings import findings_of_aligned
 from bingo_pl.registration.native import Space, native_grid, place_scans, similarity_of
 from bingo_pl.registration.registered import RegisteredGroup
 from bingo_pl.streaming.estimate import show_seconds
-from bingo_pl.training.model import Model
 
 MOST_READ = 8
 """Images that are read: the others are taken to be like these."""
@@ -61,7 +61,7 @@ start = time.perf_counter()
 from pathlib import Path
 import bingo_pl.cli.register, bingo_pl.registration.workflow, bingo_pl.report.page
 from bingo_pl.memory import peak_bytes
-from bingo_pl.training.model import Model
+from bingo_pl.models.model import Model
 dims, side = int(sys.argv[2]), int(sys.argv[3])
 model = Model.load(Path(sys.argv[1]), dims, ["trainer.accelerator=cpu"])
 print(time.process_time(), time.perf_counter() - start)

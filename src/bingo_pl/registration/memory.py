@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from bingo_pl.files.grids import Grid
+from bingo_pl.images.grids import Grid
 from bingo_pl.methods.baselines import Refined
 from bingo_pl.methods.bingo import Bingo
+from bingo_pl.models.model import Model
 from bingo_pl.streaming.budget import working_bytes
-from bingo_pl.training.model import Model
 
 
 def check_memory(model: Model, grid: Grid, images: int) -> None:

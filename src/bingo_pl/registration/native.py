@@ -17,18 +17,18 @@ from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.similarity import Combined, Experts, Information, Similarity
 from bingo_pl.alignment.transforms import Fields, fields_of
 from bingo_pl.alignment.volume import Picture
-from bingo_pl.data_modules.slices import PARALLEL
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.uncertainty import hierarchical
-from bingo_pl.files.affine import Stage, overlap
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.scans import FEWEST_VOXELS, File, Scan, grid_around
+from bingo_pl.images.affine import Stage, overlap
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.scans import FEWEST_VOXELS, File, Scan, grid_around
+from bingo_pl.images.slices import PARALLEL
 from bingo_pl.messages import doing
+from bingo_pl.models.model import Model
+from bingo_pl.registration.console import report_verdict, report_way, tell_grid
 from bingo_pl.registration.findings import findings_of_aligned
 from bingo_pl.registration.registered import Registered, RegisteredGroup
-from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge, known_errors
-from bingo_pl.training.model import Model
 
 
 @dataclass(frozen=True, eq=False)

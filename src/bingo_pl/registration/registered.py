@@ -17,27 +17,20 @@ from rich.console import Console
 from torch import Tensor
 
 from bingo_pl import __version__
-from bingo_pl.atomic import replacing, replacing_folder
-from bingo_pl.files.affine import Stage
-from bingo_pl.files.fields import forward_and_inverse
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.record import RECORD
-from bingo_pl.files.resampling import resample_image, resample_labels, resample_voxels, to_array
-from bingo_pl.files.scans import File, Scan
-from bingo_pl.files.series import Series
-from bingo_pl.files.transforms import (
-    FieldTransform,
-    affine_transform,
-    flat,
-    write_image,
-    write_itk,
-    write_transform,
-)
-from bingo_pl.files.written import FILES, check_output, digests_of
+from bingo_pl.images.affine import Stage
+from bingo_pl.images.fields import forward_and_inverse
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.record import RECORD
+from bingo_pl.images.resampling import resample_image, resample_labels, resample_voxels, to_array
+from bingo_pl.images.scans import File, Scan
+from bingo_pl.images.series import Series
+from bingo_pl.images.transforms import FieldTransform, affine_transform, flat, write_image, write_itk, write_transform
+from bingo_pl.images.written import FILES, check_output, digests_of
 from bingo_pl.messages import doing
-from bingo_pl.registration.telling import track
+from bingo_pl.registration.console import track
 from bingo_pl.registration.verdict import Verdict, Way
 from bingo_pl.spatial import jacobian_determinant
+from bingo_pl.storage.atomic import replacing, replacing_folder
 
 ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""

@@ -21,17 +21,17 @@ from bingo_pl.alignment.cascade import FINEST, Outcome, Stage
 from bingo_pl.alignment.optimisation import KINDS
 from bingo_pl.alignment.series import align_series
 from bingo_pl.alignment.volume import Picture
-from bingo_pl.files.affine import Stage as Placed
-from bingo_pl.files.affine import overlap
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.scans import File, Scan
-from bingo_pl.files.series import Series
+from bingo_pl.images.affine import Stage as Placed
+from bingo_pl.images.affine import overlap
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.scans import File, Scan
+from bingo_pl.images.series import Series
 from bingo_pl.messages import doing
+from bingo_pl.models.model import Model
+from bingo_pl.registration.console import report_verdict, report_way, tell_grid
 from bingo_pl.registration.native import Space, native_grid, place_scans, similarity_of
 from bingo_pl.registration.registered import Registered, RegisteredGroup
-from bingo_pl.registration.telling import report_verdict, report_way, tell_grid
 from bingo_pl.registration.verdict import Way, judge_series
-from bingo_pl.training.model import Model
 
 FEW_SLICES = 12
 """Of a stack; up to so many are registered each in its plane."""

@@ -31,27 +31,27 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import check_place, check_unused, remove_leftovers
-from bingo_pl.data_modules.preprocess import Member
 from bingo_pl.device import isolated
 from bingo_pl.errors import BingoError
-from bingo_pl.files.affine import Stage
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.record import sha256_of
-from bingo_pl.files.resampling import check_interpolation
-from bingo_pl.files.scans import File, names_of, read_scan
-from bingo_pl.files.series import Series, Values, find, split
-from bingo_pl.files.transforms import write_image
-from bingo_pl.locking import held
+from bingo_pl.images.affine import Stage
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.members import Member
+from bingo_pl.images.record import sha256_of
+from bingo_pl.images.resampling import check_interpolation
+from bingo_pl.images.scans import File, names_of, read_scan
+from bingo_pl.images.series import Series, Values, find, split
+from bingo_pl.images.transforms import write_image
 from bingo_pl.messages import doing
+from bingo_pl.models.model import Model
+from bingo_pl.registration.console import tell_grid, tell_overlaps, track, warn_of_one
 from bingo_pl.registration.registered import MEAN, ORIGINALS, UNFINISHED, Registered, write_member, write_record
-from bingo_pl.registration.telling import tell_grid, tell_overlaps, track, warn_of_one
-from bingo_pl.streaming import sealed
+from bingo_pl.storage import resumable
+from bingo_pl.storage.atomic import check_place, check_unused, remove_leftovers
+from bingo_pl.storage.locking import held
 from bingo_pl.streaming.estimate import READ, FileCosts
 from bingo_pl.streaming.file_source import FileSource, dims_of, identity, place
 from bingo_pl.streaming.stream import StreamedRegistration, register_stream
 from bingo_pl.streaming.workspace import Plan, claim
-from bingo_pl.training.model import Model
 
 VOLUMES, PLACEMENTS, SWEEPS, OUTPUTS = "volumes", "placements", "sweeps", "outputs"
 REMOVED = ".unfinished.tmp"
@@ -82,7 +82,7 @@ def register_files(
         memory_bytes: for images in work and features, see `register_stream`. One image with its transforms, as large
             as it is given, comes on top.
         checkpoint: of a trained BInGo network, which must know every modality; None for the ready model.
-        affine: ``auto``, ``always`` or ``never``, see `bingo_pl.files.affine`.
+        affine: ``auto``, ``always`` or ``never``, see `bingo_pl.images.affine`.
         interpolation: see `bingo_pl.register`.
         jacobian: write the Jacobian determinants too.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
@@ -234,8 +234,8 @@ def _write_images(
     sums = folder / "template.pt"
     done, total = 0, torch.zeros(grid.shape, dtype=torch.float64)
     if sums.exists():
-        content = sealed.read_tensors(sums)
-        with sealed.understood(sums):
+        content = resumable.read_tensors(sums)
+        with resumable.understood(sums):
             done, total = operator.itemgetter("done", "total")(content)
     for i in track(range(len(members)), "writing", console):
         kept = folder / f"{i}.json"
@@ -246,17 +246,17 @@ def _write_images(
         registered = Registered.of(scan, scan.digests(), stages[i], *result.both(i), grid)
         registered = replace(registered, interpolation=interpolation, continued=continued)
         entry = write_member(registered, grid, output, output, jacobian)
-        sealed.write_json(kept, {"entry": entry, "files": _digests(names[i], output)})
+        resumable.write_json(kept, {"entry": entry, "files": _digests(names[i], output)})
         if i >= done:
             total = total + torch.from_numpy(registered.unit())
-            sealed.write_tensors(sums, {"done": i + 1, "total": total})
+            resumable.write_tensors(sums, {"done": i + 1, "total": total})
     write_image((total / len(members)).float().numpy(), grid, output / MEAN)
     return [_entry(folder / f"{i}.json") for i in range(len(members))]
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    content = sealed.read_json(path)
-    with sealed.understood(path):
+    content = resumable.read_json(path)
+    with resumable.understood(path):
         entry: dict[str, Any] = content["entry"]
     return entry
 
@@ -270,8 +270,8 @@ def _digests(name: str, output: Path) -> dict[str, str]:
 
 def _whole(kept: Path, output: Path, console: Console) -> bool:
     """Whether the files of an image are still what was written, which its file in the work folder tells."""
-    content = sealed.read_json(kept)
-    with sealed.understood(kept):
+    content = resumable.read_json(kept)
+    with resumable.understood(kept):
         files: dict[str, str] = dict(content["files"])
     for relative, digest in files.items():
         path = output / relative

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bingo_pl.alignment.cascade import DOUBTFUL, UNLIKE, Outcome, Plan, Stage
-from bingo_pl.files.record import FAIL, PASS, WARN
-from bingo_pl.files.scans import Scan
+from bingo_pl.images.record import FAIL, PASS, WARN
+from bingo_pl.images.scans import Scan
 
 UNEXPLAINED, EXPLAINED = 0.8, 0.5
 """Share of a series' image that the others do not explain, above which it shows something else, and up to which an
@@ -44,7 +44,7 @@ class Verdict:
     """What the figures say of a result."""
 
     level: str = PASS
-    """One of `bingo_pl.files.record.LEVELS`."""
+    """One of `bingo_pl.images.record.LEVELS`."""
     reasons: Sequence[str] = field(default_factory=tuple)
     """In words, the gravest first."""
 

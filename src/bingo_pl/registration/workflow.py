@@ -15,9 +15,9 @@ from bingo_pl import config as settings
 from bingo_pl.device import isolated
 from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.evaluation import uncertainty
-from bingo_pl.files.affine import MODES, affine_stage
-from bingo_pl.files.resampling import check_interpolation
-from bingo_pl.files.scans import (
+from bingo_pl.images.affine import MODES, affine_stage
+from bingo_pl.images.resampling import check_interpolation
+from bingo_pl.images.scans import (
     File,
     Images,
     Scan,
@@ -29,16 +29,12 @@ from bingo_pl.files.scans import (
     names_of,
     read_scan,
 )
-from bingo_pl.files.series import Values, unfold
-from bingo_pl.files.transforms import read_linear
+from bingo_pl.images.series import Values, unfold
+from bingo_pl.images.transforms import read_linear
 from bingo_pl.messages import Progress, doing, reporting, warn
+from bingo_pl.models.model import Model
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO, TRANSFORMS
-from bingo_pl.registration.findings import to_batch, with_findings
-from bingo_pl.registration.memory import check_memory
-from bingo_pl.registration.native import register_natively
-from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
-from bingo_pl.registration.series import register_series, slices_apart
-from bingo_pl.registration.telling import (
+from bingo_pl.registration.console import (
     tell_grid,
     tell_overlap,
     track,
@@ -47,8 +43,12 @@ from bingo_pl.registration.telling import (
     warn_of_one,
     warn_of_pixels,
 )
+from bingo_pl.registration.findings import to_batch, with_findings
+from bingo_pl.registration.memory import check_memory
+from bingo_pl.registration.native import register_natively
+from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
+from bingo_pl.registration.series import register_series, slices_apart
 from bingo_pl.seeding import generator
-from bingo_pl.training.model import Model
 
 UNCERTAINTY_SAMPLES = 10
 """Draws from the velocity posterior: each value is right within about 15 %."""
@@ -97,7 +97,7 @@ def register(
             or a text file of them, e.g. FSL's ``.bval``. Its volumes are named by them; None: by their index.
         interpolation: of the registered images: ``linear``, ``bspline`` (cubic), ``lanczos`` or ``nearest``. All but
             the last are smoothed first where the voxels of the group grid are larger than theirs.
-        affine: with ``network``: ``auto`` (None), ``always`` or ``never``, see `bingo_pl.files.affine`.
+        affine: with ``network``: ``auto`` (None), ``always`` or ``never``, see `bingo_pl.images.affine`.
         refine: with ``network``: steps of optimisation for this group after the network's result; 0 for none. None:
             `REFINE` steps, or none for a group of more slices or volumes than `REFINED_UP_TO`.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.

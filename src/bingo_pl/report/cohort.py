@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from bingo_pl.errors import BingoError
-from bingo_pl.files.record import ATLAS, DAMAGES, Record, read_record
-from bingo_pl.regular import check_regular
+from bingo_pl.images.record import ATLAS, DAMAGES, Record, read_record
 from bingo_pl.report.summary import FOLDING_LIMIT, number
+from bingo_pl.storage.regular import check_regular
 
 LIMIT = 3.5
 """Robust deviations from the median beyond which a figure stands out (Iglewicz and Hoaglin 1993)."""

@@ -15,7 +15,6 @@ from typing import Any
 from PIL import Image
 
 from bingo_pl.errors import BingoError
-from bingo_pl.regular import check_regular
 from bingo_pl.report import pictures as report_pictures
 from bingo_pl.report.cohort import FIGURES, Atlas, Person, read_atlas
 from bingo_pl.report.display import MEAN as TEMPLATE
@@ -23,6 +22,7 @@ from bingo_pl.report.display import Display
 from bingo_pl.report.markup import document, image, picture
 from bingo_pl.report.strips import AFFINE, END, MEAN, picture_file
 from bingo_pl.report.summary import number
+from bingo_pl.storage.regular import check_regular
 
 MAX_PICTURED = 300
 """People of whom there are pictures on the page, outliers first; all are in the table."""

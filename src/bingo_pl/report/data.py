@@ -19,12 +19,12 @@ from torch import Tensor
 from bingo_pl.evaluation import metrics
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
-from bingo_pl.files.grids import LPS, Grid
-from bingo_pl.files.record import Entry, Record, read_record
-from bingo_pl.files.resampling import resample_image, resample_labels
-from bingo_pl.files.scans import Scan, read_scan
-from bingo_pl.files.transforms import affine_transform as linear_transform
-from bingo_pl.files.transforms import read_transform, sampled_displacement
+from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.record import Entry, Record, read_record
+from bingo_pl.images.resampling import resample_image, resample_labels
+from bingo_pl.images.scans import Scan, read_scan
+from bingo_pl.images.transforms import affine_transform as linear_transform
+from bingo_pl.images.transforms import read_transform, sampled_displacement
 from bingo_pl.report.display import Display
 
 MAX_PICTURED = 8

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, binary_fill_holes
 from torch import Tensor
 
-from bingo_pl.data_modules.reading import read_voxels
 from bingo_pl.errors import BingoError
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
-from bingo_pl.files.grids import Grid
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.reading import read_voxels
 
 MEAN = "template/mean.nii.gz"
 MAX_ACROSS = 192

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bingo_pl.atomic import check_place, replacing
-from bingo_pl.files.record import ATLAS
-from bingo_pl.files.scans import Scan
+from bingo_pl.images.record import ATLAS
+from bingo_pl.images.scans import Scan
 from bingo_pl.report import pictures as report_pictures
 from bingo_pl.report.cohort_page import cohort_page
 from bingo_pl.report.data import Pictured, Row, Story, read_story
 from bingo_pl.report.markup import document, picture
 from bingo_pl.report.pictures import Scales
 from bingo_pl.report.summary import anchor, facts, figures, number, suspicions, table, verdict
+from bingo_pl.storage.atomic import check_place, replacing
 
 FILE = "report.html"
 

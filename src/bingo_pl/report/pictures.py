@@ -26,7 +26,7 @@ from torch import Tensor
 from bingo_pl.figures import views
 from bingo_pl.figures.panels import GRID_LINES, draw_image, empty_panels
 from bingo_pl.figures.views import Line, Plane
-from bingo_pl.files.grids import Grid
+from bingo_pl.images.grids import Grid
 from bingo_pl.report.data import Sight, Story
 
 PANEL = 2.9

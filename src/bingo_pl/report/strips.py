@@ -15,11 +15,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image
 
-from bingo_pl.atomic import replacing
 from bingo_pl.figures.views import Plane
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.resampling import resample_image, to_array
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.resampling import resample_image, to_array
 from bingo_pl.report.display import Display
+from bingo_pl.storage.atomic import replacing
 
 PICTURES = "pictures"
 """The folder in that of the atlas."""

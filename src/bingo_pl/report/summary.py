@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bingo_pl.files.record import FAIL, PASS
+from bingo_pl.images.record import FAIL, PASS
 from bingo_pl.report.data import Row, Story
 
 FOLDING_LIMIT = 0.1

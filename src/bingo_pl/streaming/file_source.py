@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bingo_pl.data_modules.preprocess import Member
-from bingo_pl.data_modules.reading import read_voxels
 from bingo_pl.errors import BingoError
-from bingo_pl.files.affine import Stage, affine_stage
-from bingo_pl.files.grids import Grid
-from bingo_pl.files.scans import Scan, check_dimensions, grid_around, read_scan
-from bingo_pl.regular import exists
-from bingo_pl.streaming import sealed
+from bingo_pl.images.affine import Stage, affine_stage
+from bingo_pl.images.grids import Grid
+from bingo_pl.images.members import Member
+from bingo_pl.images.reading import read_voxels
+from bingo_pl.images.scans import Scan, check_dimensions, grid_around, read_scan
+from bingo_pl.models.model import Model
+from bingo_pl.storage import resumable
+from bingo_pl.storage.regular import exists
 from bingo_pl.streaming.stream import StreamedImage
-from bingo_pl.training.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def place(
     Args:
         members: the files.
         model: which registers them.
-        mode: of the affine stage, see `bingo_pl.files.affine`.
+        mode: of the affine stage, see `bingo_pl.images.affine`.
         folder: what is found is kept here, a file an image; of files that did not change it is not looked for again.
         positions: 0 to N - 1, wrapped so as to show progress; None shows none.
 
@@ -71,15 +71,15 @@ def place(
     for position in range(len(members)) if positions is None else positions:
         path = folder / f"{position}.json"
         key = [mode, identity(members[0]), identity(members[position])]
-        kept = sealed.read_json(path) if path.exists() else {"key": None}
-        with sealed.understood(path):
+        kept = resumable.read_json(path) if path.exists() else {"key": None}
+        with resumable.understood(path):
             known = kept["key"] == key
         if not known:
             scan = _read(members[position], model.dims) if position else first
             found = Placement(affine_stage(first, scan, mode), scan.foreground_box())
             kept = {"key": key, **found.to_tree()}
-            sealed.write_json(path, kept)
-        with sealed.understood(path):
+            resumable.write_json(path, kept)
+        with resumable.understood(path):
             placements.append(Placement.from_tree(kept))
     stages = [placement.stage.affine for placement in placements]
     boxes = [placement.box for placement in placements]

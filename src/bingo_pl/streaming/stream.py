@@ -22,7 +22,7 @@ from bingo_pl.errors import BingoError
 from bingo_pl.methods.bingo import Bingo, DomainOrder
 from bingo_pl.methods.posterior import ExpertSums, Gaussian
 from bingo_pl.streaming.budget import Budget, level_shape
-from bingo_pl.streaming.sharding import Shard
+from bingo_pl.streaming.shard import Shard
 from bingo_pl.streaming.workspace import Plan, Workspace
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bingo_pl.atomic import replacing, to_disk
-from bingo_pl.streaming.sealed import damaged
+from bingo_pl.storage.atomic import replacing, to_disk
+from bingo_pl.storage.resumable import damaged
 
 BLOCK = 2**24
 """Bytes that are read at once for a digest."""

@@ -7,7 +7,7 @@ With a folder all of it is on disk, so that a killed registration resumes from t
     sweep_<n>.pt       the result of the finished sweep n
     partial.pt         sums of the sweep begun, and of how many images
 
-What is resumed from is checked first. All but the velocities end with their own digest (`bingo_pl.streaming.sealed`);
+What is resumed from is checked first. All but the velocities end with their own digest (`bingo_pl.storage.resumable`);
 the velocities' is in the file of the sweep that predicts them, which is written once they are on the disk.
 """
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bingo_pl.errors import BingoError
-from bingo_pl.streaming import sealed
+from bingo_pl.storage import resumable
 from bingo_pl.streaming.velocity_file import VelocityFile
 
 PLAN = "plan.json"
@@ -108,7 +108,7 @@ class Workspace:
         self._written = hashlib.sha256()
         if self.folder is None or not (self.folder / "partial.pt").exists():
             return 0, 0.0
-        partial = sealed.read_tensors(self.folder / "partial.pt")
+        partial = resumable.read_tensors(self.folder / "partial.pt")
         if partial["sweep"] != sweep:
             return 0, 0.0
         if sweep % 2:
@@ -119,7 +119,7 @@ class Workspace:
         """Keep the sums of a sweep over the first images, unless it is less than `SAVE_SECONDS` since the last time."""
         if self.folder is not None and time.monotonic() - self._saved >= SAVE_SECONDS:
             content = {"sweep": sweep, "done": done, "sums": sums, "velocities": self._flushed(sweep)}
-            sealed.write_tensors(self.folder / "partial.pt", content)
+            resumable.write_tensors(self.folder / "partial.pt", content)
             self._saved = time.monotonic()
 
     def finish(self, result: Tensor) -> None:
@@ -127,7 +127,7 @@ class Workspace:
         sweep = len(self.results)
         self.results.append(result)
         if self.folder is not None:
-            sealed.write_tensors(self._sweep_file(sweep), {"result": result, "velocities": self._flushed(sweep)})
+            resumable.write_tensors(self._sweep_file(sweep), {"result": result, "velocities": self._flushed(sweep)})
 
     def forget(self, finished: int) -> None:
         """Take sweeps for unfinished, but for the first ones."""
@@ -138,7 +138,7 @@ class Workspace:
 
     def _finished(self, path: Path) -> Tensor:
         """The result of the next sweep, its velocities checked."""
-        content, sweep = sealed.read_tensors(path), len(self.results)
+        content, sweep = resumable.read_tensors(path), len(self.results)
         if sweep % 2:
             self._check(sweep, self._files[sweep // 2].shape[0], content["velocities"])
         result: Tensor = content["result"]
@@ -149,7 +149,7 @@ class Workspace:
         file = self._files[sweep // 2]
         found = file.digest(images)
         if found.hexdigest() != digest:
-            raise sealed.damaged(file.path, f"the velocities of the first {images} images have another SHA-256")
+            raise resumable.damaged(file.path, f"the velocities of the first {images} images have another SHA-256")
         return found
 
     def _flushed(self, sweep: int) -> str:
@@ -172,8 +172,8 @@ def claim(folder: Path, plan: Plan) -> None:
     """
     path = folder / PLAN
     if path.exists():
-        content = sealed.read_json(path)
-        with sealed.understood(path):
+        content = resumable.read_json(path)
+        with resumable.understood(path):
             old = Plan(**content)
         if changes := list(old.differences(plan)):
             more = f"\n  ... and {len(changes) - REPORTED} more" if len(changes) > REPORTED else ""
@@ -186,4 +186,4 @@ def claim(folder: Path, plan: Plan) -> None:
     # What a killed claim leaves, see `replacing`, is nobody else's.
     if folder.is_dir() and any(not file.name.startswith(f".{PLAN}.") for file in folder.iterdir()):
         raise BingoError(f"{folder} is in use by something else. Name a folder that does not exist yet")
-    sealed.write_json(path, asdict(plan))
+    resumable.write_json(path, asdict(plan))

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bingo_pl.atomic import check_place, replacing
-from bingo_pl.csv_files import read_table
 from bingo_pl.errors import BingoError, unknown_name
-from bingo_pl.locking import held, holder_of
-from bingo_pl.regular import is_file
+from bingo_pl.storage.atomic import check_place, replacing
+from bingo_pl.storage.csv_files import read_table
+from bingo_pl.storage.locking import held, holder_of
+from bingo_pl.storage.regular import is_file
 from bingo_pl.sweeps.trials import OF_TRIALS, Settings, Sweep, as_arguments, environment, shares_of_gpus
 from bingo_pl.training.continuation import DONE
 

@@ -20,8 +20,8 @@ from rich.markup import escape
 from bingo_pl import seeding
 from bingo_pl.config import read_yaml
 from bingo_pl.errors import BingoError, unknown_name
-from bingo_pl.names import check_file_name
-from bingo_pl.regular import is_file
+from bingo_pl.storage.names import check_file_name
+from bingo_pl.storage.regular import is_file
 from bingo_pl.sweeps.space import Parameter, Value, parse
 
 ARGUMENTS = "${args_no_hyphens}"

@@ -17,11 +17,11 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.config import Config
 from bingo_pl.data_modules.sampling import ResumableLoader
 from bingo_pl.figures.group import draw_group
+from bingo_pl.models.checkpoints import PROVENANCE
+from bingo_pl.models.weights import check_before_saving
 from bingo_pl.training.history import History
-from bingo_pl.training.provenance import PROVENANCE
 from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import RegistrationTask
-from bingo_pl.training.weights import check_before_saving
 
 POSITION = "bingo_pl_position"
 """That of `ResumableLoader` in its epoch."""

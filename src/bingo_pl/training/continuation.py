@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import check_place, remove_leftovers
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
-from bingo_pl.names import check_file_name
+from bingo_pl.storage.atomic import check_place, remove_leftovers
+from bingo_pl.storage.names import check_file_name
 from bingo_pl.training import experiment
 from bingo_pl.training.processes import agreed, held_by_first
 from bingo_pl.training.resumption import changes

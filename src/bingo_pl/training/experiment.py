@@ -17,30 +17,30 @@ from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl import config as settings
-from bingo_pl.atomic import check_place, replacing
 from bingo_pl.config import Config
 from bingo_pl.data_modules import data_module
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.data_modules.phantoms.cohorts import ensure_cohort
 from bingo_pl.errors import BingoError
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
-from bingo_pl.locking import InUseError, held
 from bingo_pl.messages import warn
-from bingo_pl.names import check_file_name
+from bingo_pl.models import registry
+from bingo_pl.models.checkpoints import PROVENANCE, read_config, read_weights, read_whole
+from bingo_pl.models.transfer import start_from
+from bingo_pl.models.weights import check_resumable, fill
+from bingo_pl.phantoms.cohorts import ensure_cohort
 from bingo_pl.signals import Stopped
-from bingo_pl.training import methods
+from bingo_pl.storage.atomic import check_place, replacing
+from bingo_pl.storage.locking import InUseError, held
+from bingo_pl.storage.names import check_file_name
 from bingo_pl.training.callbacks import AmidEpochs, Provenance, TestFigures, TrainingProgress
 from bingo_pl.training.divergence import explained
 from bingo_pl.training.history import History
 from bingo_pl.training.lightning import check_device, keep_checkpoint, make_trainer, wandb_loggers
 from bingo_pl.training.processes import agreed, check_processes, held_by_first, leave
-from bingo_pl.training.provenance import PROVENANCE, read_config, read_weights, read_whole
 from bingo_pl.training.resumption import case_keys, refuse_edited, refuse_other_data, refuse_other_processes
-from bingo_pl.training.start import start_from
 from bingo_pl.training.stopping import StopRequest
 from bingo_pl.training.task import RegistrationTask
-from bingo_pl.training.weights import check_resumable, fill
 
 FIXED_BY_NETWORK = ("method", "model.", "own.", "data.modalities")
 FIXED_BY_RUN = (
@@ -82,8 +82,8 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         start_from(task.registrar, config.trainer.start)
     check_processes(config.trainer.devices)
     data = build_data(config, console)
-    learns = methods.trainable(task.registrar)
-    methods.refined(task.registrar, config)  # refused before the training, not after it
+    learns = registry.trainable(task.registrar)
+    registry.refined(task.registrar, config)  # refused before the training, not after it
     if learns and config.weights.truth and not data.truth_known:
         raise BingoError(
             f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "
@@ -226,7 +226,7 @@ def build_task(config: Config) -> RegistrationTask:
     trainer = config.trainer
     if trainer.gradient_checkpointing and config.method != "bingo":
         raise BingoError(f"trainer.gradient_checkpointing is for method bingo, not for {config.method}. Leave it out")
-    return RegistrationTask.of(methods.build(config), config)
+    return RegistrationTask.of(registry.build(config), config)
 
 
 def trained_task(config: Config, checkpoint: Path) -> RegistrationTask:
@@ -360,7 +360,7 @@ def _test(
     console: Console,
     loggers: list[Logger],
 ) -> None:
-    task.registrar = methods.refined(task.registrar, config)
+    task.registrar = registry.refined(task.registrar, config)
     figures = TestFigures(config, folder / "figures")
     one_device = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=1))
     make_trainer(one_device, [], [figures], folder).test(task, data, verbose=False)

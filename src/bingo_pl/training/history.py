@@ -10,9 +10,9 @@ import pandas as pd
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from bingo_pl.atomic import replacing
-from bingo_pl.csv_files import read_table
 from bingo_pl.errors import BingoError
+from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.csv_files import read_table
 
 SECONDS = 10.0
 """Between writes of the file."""

@@ -18,11 +18,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from bingo_pl import config as settings
-from bingo_pl import sealed
-from bingo_pl.atomic import replacing
 from bingo_pl.config import Config
 from bingo_pl.errors import BingoError
-from bingo_pl.training.provenance import read_whole
+from bingo_pl.models.checkpoints import read_whole
+from bingo_pl.storage import sealed
+from bingo_pl.storage.atomic import replacing
 
 
 class WholeCheckpoints(TorchCheckpointIO):

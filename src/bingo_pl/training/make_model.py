@@ -13,9 +13,9 @@ from rich.markup import escape
 from bingo_pl import __version__
 from bingo_pl import config as settings
 from bingo_pl.errors import BingoError
+from bingo_pl.models.checkpoints import read_config
+from bingo_pl.models.ready_model import location, save
 from bingo_pl.training import experiment
-from bingo_pl.training.provenance import read_config
-from bingo_pl.training.ready_model import location, save
 
 CARD = """\
 BInGo, groupwise registration of {dims}D images of any modality. bingo_pl {version}, Apache-2.0.

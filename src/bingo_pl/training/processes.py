@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.utilities import rank_zero_only
 
 from bingo_pl.errors import BingoError
-from bingo_pl.locking import held
+from bingo_pl.storage.locking import held
 
 HELD = "BINGO_HELD"
 """Environment variable by which the processes of one run know that its folder is held."""
@@ -56,7 +56,7 @@ def agreed(name: str, decide: Callable[[], str]) -> str:
 
 @contextmanager
 def held_by_first(folder: Path) -> Iterator[None]:
-    """The lock of a run's folder, held by its first process for all of them; raises as `bingo_pl.locking.held`."""
+    """The lock of a run's folder, held by its first process for all of them; see `bingo_pl.storage.locking.held`."""
     with ExitStack() as lock:
 
         def hold() -> str:

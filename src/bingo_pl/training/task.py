@@ -25,7 +25,7 @@ from bingo_pl.methods.batch_norm import has_companions
 from bingo_pl.methods.bingo import BingoRegistration
 from bingo_pl.methods.recomputation import recompute_activations, recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
-from bingo_pl.training.methods import read_trained
+from bingo_pl.models.registry import read_trained
 
 SMALLEST_RESIDUAL = 1e-2
 """In voxels; below it the slope of the truth term falls to zero."""

@@ -1,1 +1,0 @@
-"""The comparison of methods on the same groups: rows, table, figure."""

@@ -1,1 +1,0 @@
-"""Images, transforms and landmarks in files, and the geometry between them."""

@@ -1,0 +1,1 @@
+"""Trained models: methods made from settings, checkpoints, model files, and transfer between them."""

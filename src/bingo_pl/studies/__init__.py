@@ -1,0 +1,1 @@
+"""Studies of methods: the comparison (rows, table, figure) and scalability."""
