@@ -22,6 +22,7 @@ from bingo_pl.errors import BingoError, BingoWarning
 if TYPE_CHECKING:
     from bingo_pl.api import Model, atlas, check, estimate, train
     from bingo_pl.batch import UNLABELLED, GroupBatch
+    from bingo_pl.phantoms.example import example
     from bingo_pl.registration.apply import apply
     from bingo_pl.registration.workflow import register
     from bingo_pl.training.task import RegistrationTask
@@ -37,6 +38,7 @@ __all__ = [
     "atlas",
     "check",
     "estimate",
+    "example",
     "register",
     "train",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "atlas": "bingo_pl.api",
     "check": "bingo_pl.api",
     "estimate": "bingo_pl.api",
+    "example": "bingo_pl.phantoms.example",
     "register": "bingo_pl.registration.workflow",
     "train": "bingo_pl.api",
 }
