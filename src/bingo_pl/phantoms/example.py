@@ -65,7 +65,7 @@ landmarks/  seven points in the space of t1 (.fcsv, .mrk.json, .csv), and where 
 series/     a 4D file: a heart at eight inversion times, which breathing moved
 people/     t1 and label maps of six heads, listed in people.csv
 
-Run these in this folder. Each takes about a minute or less on two CPU cores.
+Run these in this folder. Each takes a minute or two on two CPU cores at most.
 
 Look for problems first:
   bingo check head
