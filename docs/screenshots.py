@@ -68,7 +68,8 @@ def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500)
     if run.returncode or not picture.is_file():
         raise BingoError(f"{browser} took no picture of {page}: {run.stderr[-500:]}")
     with Image.open(picture) as image:
-        image.convert("RGB").quantize(128).save(picture, optimize=True)
+        opaque = image.convert("RGB")
+    opaque.save(picture, optimize=True)
 
 
 def draw_group(group: RegisteredGroup, scans: Path, picture: Path) -> None:
