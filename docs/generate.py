@@ -1,4 +1,4 @@
-"""The pages of commands and of settings, from the program itself; a hook of MkDocs adds them to the site."""
+"""The pages of commands, settings and tutorials, from the program and the scripts; a hook of MkDocs adds them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
@@ -14,6 +15,8 @@ from typer.cli import get_docs_for_click
 
 from bingo_pl import cli
 from bingo_pl.config import Config
+
+TUTORIALS = Path(__file__).parent / "tutorials"
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -31,7 +34,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def pages() -> dict[str, str]:
     """Markdown by its path in the site."""
-    return {"reference/commands.md": commands(), "reference/settings.md": settings()}
+    scripts = {f"tutorials/{path.stem}.md": tutorial(path) for path in sorted(TUTORIALS.glob("*.py"))}
+    return {"reference/commands.md": commands(), "reference/settings.md": settings()} | scripts
+
+
+def tutorial(path: Path) -> str:
+    """A script in jupytext's percent format as Markdown."""
+    _, *cells = re.split(r"^# %%", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parts = [f"*[{path.name}]({path.name}) runs as it is, or as a notebook: `jupytext --to ipynb {path.name}`.*"]
+    for cell in cells:
+        kind, _, body = cell.partition("\n")
+        if "[markdown]" in kind:
+            parts.append(re.sub(r"^# ?", "", body.strip(), flags=re.MULTILINE))
+        else:
+            parts.append(f"```python\n{body.strip()}\n```")
+    title = parts.pop(1)
+    heading, _, rest = title.partition("\n")
+    return "\n\n".join([heading, rest.strip(), *parts]) + "\n"
 
 
 def commands() -> str:
