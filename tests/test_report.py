@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -384,3 +385,27 @@ def test_the_verdict_of_the_alignment_comes_first(make: Maker, level: str, word:
 def test_a_slice_that_only_its_single_axis_turns_is_drawn(make: Maker) -> None:
     """Numpy takes such a view for contiguous, though its stride is negative, which torch refuses."""
     assert write_report(make([{}], affine=np.diag([-2.0, -2.0, -3.0, 1.0]))).is_file()
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+def test_the_controls_work_in_a_browser(make: Maker, tmp_path: Path) -> None:
+    """A copy of the page that clicks itself; what it has become is read as the browser has it."""
+    text = write_report(make([{}, {}])).read_text()
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', text)
+    assert policy is not None
+    clicks = """
+        document.querySelector("input[value=checker]").click(); document.getElementById("lines").click();
+        document.getElementById("cut").value = 20; document.getElementById("cut").dispatchEvent(new Event("input"));
+        const shown = [...document.querySelectorAll(".moment img")].filter(each => each.offsetParent !== null);
+        document.title = [...new Set(shown.map(each => each.className))].sort().join();"""
+    page = tmp_path / "clicked.html"
+    page.write_text(text.replace(policy[0], "").replace("</body>", f"<script>{clicks}</script></body>"))
+    browser = find_browser()
+    assert browser is not None
+    command = [browser, "--headless", "--disable-gpu", "--no-sandbox", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    (main,) = re.findall(r"<main[^>]*>", dom)
+    assert 'data-mode="checker"' in main
+    assert "--cut: 20%" in main
+    assert {"live", "lines"} <= set(re.findall(r'class="([^"]*)"', main)[0].split())
+    assert "<title>any,checker</title>" in dom

@@ -78,7 +78,7 @@ def place(plane: Plane, grid: Grid) -> str:
     """Which slice a plane is, for a person, e.g. ``axial, 12 mm``; the position is along the axis it is across."""
     (axis,) = plane.fixed
     centre = grid.affine[:3, :3] @ np.array(plane.centre) + grid.affine[:3, 3]
-    return f"{NAMES[axis]}, {'xyz'[axis]} = {centre[axis]:.0f} mm"
+    return f"{NAMES[axis]}, {'xyz'[axis]} = {round(float(centre[axis]))} mm"
 
 
 def draw_template(
