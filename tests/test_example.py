@@ -13,7 +13,7 @@ import pytest
 from bingo_pl import BingoError, check, cli, example
 from bingo_pl.images.landmarks import read_landmarks
 from bingo_pl.images.manifest import PEOPLE, read_group
-from bingo_pl.images.series import named
+from bingo_pl.images.series import find, named
 from bingo_pl.phantoms.example import LANDMARKS, README, _write_series
 from bingo_pl.registration.workflow import register
 from bingo_pl.seeding import numpy_generator
@@ -111,3 +111,13 @@ def test_a_label_map_among_the_images_is_refused_by_its_name(tmp_path: Path, fol
     (tmp_path / name).write_bytes((folder / "labels" / "t1.nii.gz").read_bytes())
     with pytest.raises(BingoError, match=rf"by its name a (label|mask).*{re.escape(name)}"):
         named(tmp_path / name)
+
+
+def test_a_folder_is_no_image(folder: Path) -> None:
+    with pytest.raises(BingoError, match=r"head: a folder. Name the images in it, e.g. .*head/\*.nii.gz"):
+        named(folder / "head")
+
+
+def test_a_file_of_values_that_is_not_there_is_named(folder: Path) -> None:
+    with pytest.raises(BingoError, match=r"no file nowhere\.txt\. Correct its path"):
+        find([("molli", folder / "series" / "molli.nii.gz")], "nowhere.txt")

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from bingo_pl.errors import BingoError
+from bingo_pl.storage.regular import is_folder
 
 FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
 """One file a volume, with its place in space."""
@@ -112,6 +113,8 @@ def modality_of(path: Path) -> str:
     Raises:
         BingoError: by its name the file is no image.
     """
+    if is_folder(path):
+        raise BingoError(f"{path}: a folder. Name the images in it, e.g. {path}/*.nii.gz")
     role = role_of(path)
     if role in ("label", "mask"):
         raise BingoError(

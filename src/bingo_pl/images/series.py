@@ -70,8 +70,14 @@ class Series:
         else:
             tags = [f"{value:.12g}" if isinstance(value, float) else value for value in read]
         if len(tags) != count:
+            lost = isinstance(values, (str, Path)) and not is_file(Path(values)) and len(tags) == 1
             raise BingoError(
-                f"{_title(modality, source)}: {count} volumes but {len(tags)} values. Give one value for each volume"
+                f"{_title(modality, source)}: {count} volumes but {len(tags)} values"
+                + (
+                    f", since there is no file {values}. Correct its path"
+                    if lost
+                    else ". Give one value for each volume"
+                )
             )
         names = tuple(names_of(f"{modality}_{tag}" for tag in tags))
         kept = None if read is None else tuple(read)
