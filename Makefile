@@ -26,10 +26,10 @@ $(BIN)/.installed: constraints.txt setup.cfg pyproject.toml
 train: install ## Train on DATASET; without DATA_ROOT on its embedded phantom cohort
 	$(BIN)/bingo train $(DATASET) $(ROOT) $(ARGS)
 
-resume: install ## Go on from CKPT, to the bit, from the last finished epoch
+resume: install ## Resume CKPT, bit-exact, from its last step
 	$(call needs_checkpoint)$(BIN)/bingo resume "$(CKPT)" $(ARGS)
 
-table: install ## Compare METHODS (all) on the test groups of DATASET; interrupted, it goes on with what is missing
+table: install ## Compare METHODS (all) on the test groups of DATASET; interrupted, it resumes with what is missing
 	$(BIN)/bingo table $(DATASET) $(ROOT) $(ARGS) $(if $(METHODS),--methods "$(METHODS)")
 
 scalability: install ## Register test groups of DATASET merged to ever larger groups with CKPT: 3 to 1,320 images; MEMORY=1GB
@@ -44,7 +44,7 @@ sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
 
-model: install ## Train the ready models anew, which register any modality: that of 2D images, from it that of 3D ones
+model: install ## Train the ready models again, which register any modality: the 2D one, and from it the 3D one
 	$(BIN)/python -m bingo_pl.training.make_model 2 $(ARGS)
 	$(BIN)/python -m bingo_pl.training.make_model 3 $(ARGS)
 

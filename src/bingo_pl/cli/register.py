@@ -88,7 +88,7 @@ def register(
     """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
     The volumes of a 4D file are a group. Sizes, voxels and orientations may differ. The exit status is 1 where the
-    result is in doubt: see what is printed and the report. With --memory, killed, it goes on by the same command.
+    result is in doubt: see what is printed and the report. Killed with --memory, it resumes by the same command.
     """
     from bingo_pl.images.manifest import read_group
     from bingo_pl.images.members import Member
