@@ -143,6 +143,7 @@ UNUSABLE = {
     "register": ["t1=no.nii", "-o", "out"],
     "atlas": ["no.csv", "-o", "out"],
     "apply": ["no.nii", "--registration", "no", "--from", "a", "--to", "b", "-o", "out.nii.gz"],
+    "convert": ["no", "--from", "a", "--to", "b", "-o", "out.mat"],
     "report": ["no_folder"],
 }
 """Input that each command cannot use."""

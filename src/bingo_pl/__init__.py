@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bingo_pl.batch import UNLABELLED, GroupBatch
     from bingo_pl.phantoms.example import example
     from bingo_pl.registration.apply import apply
+    from bingo_pl.registration.convert import convert
     from bingo_pl.registration.workflow import register
     from bingo_pl.training.task import RegistrationTask
 
@@ -37,6 +38,7 @@ __all__ = [
     "apply",
     "atlas",
     "check",
+    "convert",
     "estimate",
     "example",
     "register",
@@ -51,6 +53,7 @@ _HOMES = {
     "apply": "bingo_pl.registration.apply",
     "atlas": "bingo_pl.api",
     "check": "bingo_pl.api",
+    "convert": "bingo_pl.registration.convert",
     "estimate": "bingo_pl.api",
     "example": "bingo_pl.phantoms.example",
     "register": "bingo_pl.registration.workflow",

@@ -12,7 +12,7 @@ from bingo_pl.cli.example import example
 from bingo_pl.cli.options import sharing
 from bingo_pl.cli.process import run
 from bingo_pl.cli.register import register
-from bingo_pl.cli.registered import apply, atlas, estimate, report
+from bingo_pl.cli.registered import apply, atlas, convert, estimate, report
 from bingo_pl.cli.studies import scalability, sweep, table
 from bingo_pl.cli.training import evaluate, resume, train
 
@@ -28,6 +28,7 @@ COMMANDS = (
     check,
     register,
     apply,
+    convert,
     report,
     atlas,
     estimate,

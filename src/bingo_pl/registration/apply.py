@@ -86,7 +86,7 @@ def apply(
         if name not in grids:
             raise unknown_name("member", name, grids)
     console = console or Console(quiet=True)
-    members = {name: _member(registration, name) for name in (source, target)}
+    members = {name: read_member(registration, name) for name in (source, target)}
     if path.name.lower().endswith(POINTS):
         if labels:
             raise BingoError(f"{path} holds landmarks, not a label map; leave --labels out")
@@ -190,5 +190,6 @@ def _warn_of_nothing(path: Path, output: Path, target: str, console: Console) ->
     )
 
 
-def _member(registration: Path, name: str) -> Member:
+def read_member(registration: Path, name: str) -> Member:
+    """How a member of a written registration, or ``template``, lies to the group."""
     return TEMPLATE if name == TEMPLATE_NAME else Member.read(registration / "transforms" / name)
