@@ -61,7 +61,8 @@ head/       four contrasts of one head, each on its own grid; t2 has slices of 7
 visit2/     t1 and flair of a later visit: the tumour has grown
 ct/         a CT of the same head
 labels/     label maps of head/: 1 cortex, 2 white matter, 3 deep nuclei, 4 cerebellar cortex, 5 fluid, 6 tumour
-landmarks/  seven points in the space of t1 (.fcsv, .mrk.json, .csv), and where they really are in the others
+landmarks/  seven points in the space of t1 (.fcsv, .mrk.json, .csv), and where they really are in the others; t1_2 and
+            flair_2 are those of the second visit
 series/     a 4D file: a heart at eight inversion times, which breathing moved
 people/     t1 and label maps of six heads, listed in people.csv
 
@@ -124,14 +125,18 @@ def _write_head(root: Path, seed: int) -> None:
         _save(labels, plan, axes, root / "labels" / f"{contrast}.nii.gz")
         _write_landmarks(_moved(places, np.linalg.inv(motion)), root / "landmarks" / contrast)
     rng = numpy_generator(seed, "example", "ct")
-    image, _ = head.scan_ct(CT[0], _motion(rng, TURN, SHIFT_MM), rng)
+    motion = _motion(rng, TURN, SHIFT_MM)
+    image, _ = head.scan_ct(CT[0], motion, rng)
     _save(image, *CT, root / "ct" / "ct.nii.gz")
+    _write_landmarks(_moved(places, np.linalg.inv(motion)), root / "landmarks" / "ct")
     head.brain = head.brain.later(GROWTH)
     between = _motion(numpy_generator(seed, "example", "visit"), VISIT_TURN, VISIT_SHIFT_MM)
     for contrast in LATER:
         rng = numpy_generator(seed, "example", "visit", contrast)
-        image, _ = head.scan_mr(contrast, CONTRASTS[contrast][0], _motion(rng, TURN, SHIFT_MM) @ between, rng)
+        motion = _motion(rng, TURN, SHIFT_MM) @ between
+        image, _ = head.scan_mr(contrast, CONTRASTS[contrast][0], motion, rng)
         _save(image, *CONTRASTS[contrast], root / "visit2" / f"{contrast}.nii.gz")
+        _write_landmarks(_moved(places, np.linalg.inv(motion)), root / "landmarks" / f"{contrast}_2")
 
 
 def _write_series(folder: Path, rng: np.random.Generator) -> None:
