@@ -17,12 +17,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from bingo_pl.images.members import Member
 from PIL import Image
 from rich.console import Console
 
 from bingo_pl import atlas, register
 from bingo_pl.errors import BingoError
+from bingo_pl.images.members import Member
 from bingo_pl.misalign import draw_displacements
 from bingo_pl.phantoms.cohorts import write_cohort
 from bingo_pl.seeding import generator

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
-from bingo_pl.images.members import Member
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -32,6 +31,7 @@ from bingo_pl.atlases.pooling import View
 from bingo_pl.checking.manifest_listing import list_manifest
 from bingo_pl.cli import main
 from bingo_pl.images.manifest import PEOPLE, read_group
+from bingo_pl.images.members import Member
 from bingo_pl.images.record import read_record
 from bingo_pl.images.resampling import to_array
 from bingo_pl.images.scans import read_scan
@@ -65,8 +65,8 @@ def person(folder: Path, number: int, contrast: str = "a", label: bool = True, s
     return Member(contrast, Path(f"{stem}.nii.gz"), Path(f"{stem}_label.nii.gz") if label else None, None, subject)
 
 
-def make(members: Sequence[Member], output: Path, **choices: Any) -> Path:
-    return people.build(members, None, output, Choices(**choices), QUIET)
+def make(members: Sequence[Member], output: Path, overwrite: bool = False, **choices: Any) -> Path:
+    return people.build(members, None, output, Choices(**choices), QUIET, overwrite=overwrite)
 
 
 def voxels(path: Path) -> NDArray:
@@ -284,6 +284,27 @@ def test_a_newcomer_comes_to_where_the_full_run_has_it(folder: Path) -> None:
         there.append([forward.TransformPoint(inverse.TransformPoint(point.tolist())) for point in points])
     apart = np.linalg.norm(np.array(there[0]) - np.array(there[1]), axis=1)
     assert np.sqrt(np.mean(apart**2)) < 0.75, "half a voxel; people who are three instead of four differ by as much"
+
+
+def test_a_newcomer_whom_a_kill_left_half_written_is_not_mixed_with_the_next_one(folder: Path) -> None:
+    """Killed between its two records: the next one gets the name, and all that is there under it is of this one."""
+    members = [person(folder, number) for number in range(4)]
+    made = make(members[:2], folder / "killed", transform="rigid")
+    (made / "notes.txt").write_text("somebody's")
+    begun = (made / "atlas.json").read_text()
+    add_people(made, [("", members[2].image)], None, images=True, jacobian=True, console=QUIET)
+    (made / "atlas.json").write_text(begun)
+    (made / "transforms" / ".a_3_forward.h5.1.tmp").touch()
+    assert add_people(made, [("", members[3].image)], None, images=False, jacobian=False, console=QUIET) == ["a_3"]
+    for name in ("atlas.json", "registration.json"):
+        paths = [image["path"] for image in json.loads((made / name).read_text())["images"]]
+        assert paths == [str(member.image) for member in (*members[:2], members[3])]
+    assert not [*made.glob("registered/*"), *made.glob("log_jacobian/*"), *made.rglob("*.tmp")]
+    assert record(made)["files"].keys() >= {"transforms/a_3_forward.h5", "images.tsv", "registration.json"}
+    with pytest.raises(BingoError, match=r"notes\.txt in it was not written"):
+        make(members[:2], made, transform="rigid", overwrite=True)
+    (made / "notes.txt").unlink()
+    make(members[:2], made, transform="rigid", overwrite=True)
 
 
 def test_contrasts_of_a_person_move_as_one(folder: Path) -> None:

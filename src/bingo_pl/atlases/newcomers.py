@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from bingo_pl.images.record import DAMAGES, Record, read_record, sha256_of
 from bingo_pl.images.record import RECORD as REGISTRATION
 from bingo_pl.images.resampling import resample_labels, to_array
 from bingo_pl.images.scans import check_dimensions, names_of, read_scan
+from bingo_pl.images.written import FILES, REMADE
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
 from bingo_pl.registration.native import Space
 from bingo_pl.registration.registered import write_member
 from bingo_pl.report.cohort import lines_of, people_of
 from bingo_pl.report.strips import Strips
-from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.atomic import remove_leftovers, replacing
 from bingo_pl.storage.locking import held
 
 
@@ -66,6 +68,9 @@ def add_people(
     atlas = atlas.absolute()
     with held(atlas):
         record, tree = read_record(atlas), _read(atlas / RECORD)
+        remove_leftovers(atlas)
+        whole = {image["name"] for image in tree["images"]}  # one that a killed process left half-written is no member
+        record = replace(record, entries=[entry for entry in record.entries if entry.name in whole])
         space = Space(tree["space"]["dims"], np.array(tree["space"]["frame_ras_mm"]))
         template = Template.read(atlas / FEATURES)
         model = _model(record, checkpoint, space.dims)
@@ -73,11 +78,12 @@ def add_people(
         named = [(_modality(modality, known, path), path) for modality, path in newcomers]
         taken = [entry.modality for entry in record.entries]
         names = names_of([*taken, *(modality for modality, _ in named)])[len(taken) :]
+        foreign = _clear(atlas, names, _files(atlas) - tree[FILES].keys())
         for name, (modality, path) in zip(names, named, strict=True):
             with doing(f"aligning {escape(str(path))}", console):
                 found = _add(name, modality, path, template, space, record, tree, model, (images, jacobian), atlas)
             tree["images"].append(found)
-            _append(atlas, found, tree)
+            _append(atlas, found, tree, foreign)
             console.print(
                 f"{escape(str(path))} is {escape(name)}: agreement with the group {found['agreement']:.2f}, "
                 f"{found['agreement_affine']:.2f} by its affine map alone",
@@ -135,20 +141,45 @@ def _labels(atlas: Path, grid: Grid) -> NDArray:
     return voxels.astype(np.int32)
 
 
-def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any]) -> None:
-    """Both records with one more image; that of the atlas, which lists all files, last."""
+def _files(atlas: Path) -> set[str]:
+    """Paths of all files in an atlas that its record may list."""
+    paths = {path.relative_to(atlas).as_posix() for path in atlas.rglob("*") if path.is_file()}
+    return paths - {RECORD, *REMADE}
+
+
+def _clear(atlas: Path, names: Sequence[str], unlisted: Collection[str]) -> set[str]:
+    """Remove what a killed process wrote of newcomers who were to have these names: they may have been other people.
+
+    Returns:
+        The unlisted files that are left: somebody else's.
+    """
+    own = {f"{name}{end}" for name in names for end in (".nii.gz", ".webp")}
+    own |= {f"{name}_{way}{end}" for name in names for way in ("forward", "inverse") for end in (".h5", ".nii.gz")}
+    halves = {path for path in unlisted if Path(path).name in own}
+    for path in halves:
+        (atlas / path).unlink()
+    return set(unlisted) - halves
+
+
+def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any], foreign: set[str]) -> None:
+    """Both records with one more image; that of the atlas, which lists all files, last.
+
+    What others put into the folder is not listed, and what they changed keeps its digest: see `check_output`.
+    """
     registration = _read(atlas / REGISTRATION)
     kept = registration["images"][0].keys()
-    registration["images"].append({key: entry[key] for key in kept})
+    registration["images"] = [{key: image[key] for key in kept} for image in tree["images"]]
     with replacing(atlas / REGISTRATION) as temporary:
         temporary.write_text(json.dumps(registration, indent=2), encoding="utf-8")
-    write_atlas_record(atlas, tree)
+    new = _files(atlas) - tree[FILES].keys() - foreign | {REGISTRATION}
+    tree[FILES] |= {name: sha256_of(atlas / name) for name in sorted(new)}
+    write_atlas_record(atlas, tree, tree[FILES])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tree["images"]
+        tree["images"], dict(tree[FILES])
         if path.name == RECORD:
             Choices(transform=tree["transform"])
             np.array(tree["space"]["frame_ras_mm"], float).reshape(4, 4)

@@ -45,7 +45,8 @@ from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.registered import Registered, write_member, write_record
 from bingo_pl.report.cohort import lines_of, people_of
 from bingo_pl.report.strips import MEAN, MOMENTS, SIDE_OF_MEAN, Strips
-from bingo_pl.storage.atomic import replacing, replacing_folder
+from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.folders import replacing_folder
 from bingo_pl.storage.locking import held
 from bingo_pl.streaming.file_source import dims_of
 
@@ -260,15 +261,21 @@ def _write(
     report_figures(record, console)
 
 
-def write_atlas_record(folder: Path, record: Mapping[str, Any]) -> None:
+def write_atlas_record(folder: Path, record: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
     """Write ``atlas.json``, and its figures of each image as ``images.tsv``.
+
+    Args:
+        folder: of the atlas.
+        record: its content, but for the files.
+        files: SHA-256 of the other files that are the atlas's, by their paths in it; None: of all that are there.
 
     Raises:
         BingoError: one cannot be written.
     """
     with replacing(folder / TABLE) as temporary:
         pd.DataFrame(record["images"]).reindex(columns=COLUMNS).to_csv(temporary, sep="\t", index=False)
-    tree = {**record, FILES: digests_of(folder, RECORD)}
+    known = digests_of(folder, RECORD) if files is None else {**files, TABLE: sha256_of(folder / TABLE)}
+    tree = {**record, FILES: known}
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(tree, indent=2), encoding="utf-8")
 

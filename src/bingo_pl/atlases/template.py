@@ -37,7 +37,7 @@ from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
 from bingo_pl.registration.console import track
 from bingo_pl.spatial import compose, invert
-from bingo_pl.storage.atomic import replacing_folder
+from bingo_pl.storage.folders import replacing_folder
 from bingo_pl.storage.locking import held
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
