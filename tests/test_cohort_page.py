@@ -202,7 +202,7 @@ def test_a_picture_lies_as_radiologists_expect_it(make: Maker, number: int, axis
     [
         (lambda out: (out / "registration.json").unlink(), "registration.json is missing"),
         (lambda out: (out / "atlas.json").write_text("{"), "is damaged"),
-        (lambda out: (out / "atlas.json").write_text('{"images": []}'), "that --memory or --affine made"),
+        (lambda out: (out / "atlas.json").write_text('{"images": []}'), "of the network alone"),
         (lambda out: (out / PICTURES / "end" / "a_0.webp").unlink(), "a_0.webp: is missing or damaged"),
         (lambda out: (out / PICTURES / "affine" / "mean.webp").write_bytes(b"x"), "mean.webp: is missing or damaged"),
         (lambda out: (out / "coverage.nii.gz").unlink(), "coverage.nii.gz"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -298,6 +300,25 @@ def test_lightning_predicts_as_the_model_does(model: Model, checkpoint: Path, tm
     (result,) = trainer.predict(task, loader)  # type: ignore[misc]
     wanted = model.predict(make_batch(2))
     torch.testing.assert_close(result.displacement, wanted.displacement, rtol=0, atol=0)  # type: ignore[union-attr]
+
+
+SHARED = ("registration", "files", "images", "streaming", "alignment", "methods", "models", "report", "atlas", "api.py")
+"""Packages that are used from Python as from the command line."""
+
+
+def test_messages_name_no_option_of_the_command_line() -> None:
+    """But for those of a command that is named before."""
+    home, seen = Path(bingo_pl.__file__).parent, 0
+    paths = [path for name in SHARED for path in ((home / name).rglob("*.py") if "." not in name else [home / name])]
+    for path in paths:
+        nodes = [*ast.walk(ast.parse(path.read_text()))]
+        documented = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+                text = re.sub(r"bingo \w+ --[a-z]+", "", node.value)
+                assert not re.search(r"(?<![\w-])--[a-z]", text), f"{path}: {text}"
+                seen += 1
+    assert seen > 1000
 
 
 def test_an_unusable_checkpoint_is_refused_by_all_that_load_one(tmp_path: Path) -> None:

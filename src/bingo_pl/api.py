@@ -215,7 +215,8 @@ def atlas(
         return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
     if spacing_mm or images_too or jacobian or transform != "deformable":
         raise BingoError(
-            "--spacing, --images, --jacobian and --transform do not go with --affine or --memory. Leave out either"
+            "spacing, images, jacobian and transform do not go with affine or memory, which have the network register. "
+            "Leave out either"
         )
     bytes_ = parse_bytes(memory or "1GB")
     members = _members(images)

@@ -61,7 +61,7 @@ class Cohort:
             check_dimensions([scan], model.dims)
             voxels += int(np.prod(scan.grid.shape))
             if short := shortage(BYTES * voxels * len(members) / (len(scans) + 1)):
-                raise BingoError(f"these {len(members)} images take {short}. Stream them: --memory 4GB")
+                raise BingoError(f"these {len(members)} images take {short}. Give memory, e.g. 4GB, which streams them")
             scans.append(scan)
         digests = [scan.digests() for scan in scans]
         people: dict[str, list[int]] = {}

@@ -185,12 +185,12 @@ def _read(path: Path) -> dict[str, Any]:
             np.array(tree["space"]["frame_ras_mm"], float).reshape(4, 4)
     except OSError as error:
         raise BingoError(
-            f"{path}: cannot be read ({error.strerror}). Name a folder that bingo atlas wrote, without --memory and "
-            "--affine"
+            f"{path}: cannot be read ({error.strerror}). Name a folder that bingo atlas wrote, without memory and "
+            "affine"
         ) from error
     except DAMAGES as error:
         raise BingoError(
-            f"{path}: is damaged, or of an atlas that --memory or --affine made, to which nobody can be added "
+            f"{path}: is damaged, or of an atlas of the network alone (memory, affine), to which nobody can be added "
             f"({type(error).__name__}: {error}). Make the atlas again"
         ) from error
     return tree
@@ -207,7 +207,7 @@ def _model(record: Record, checkpoint: Path | None, dims: int) -> Model:
     if sha256_of(model.path) != record.checkpoint_sha256:
         raise BingoError(
             f"{model.path} is not the model that made the atlas ({recorded}): their experts cannot be compared. Name "
-            "that one by --checkpoint, or make the atlas again"
+            "that one, or make the atlas again"
         )
     return model
 

@@ -40,8 +40,8 @@ from bingo_pl.images.transforms import affine_transform, write_image
 from bingo_pl.images.written import FILES, check_output, digests_of
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
-from bingo_pl.registration.console import track
-from bingo_pl.registration.native import native_grid
+from bingo_pl.registration.console import called, track, warn_of_copies
+from bingo_pl.registration.native import check_spacing, native_grid
 from bingo_pl.registration.registered import Registered, write_member, write_record
 from bingo_pl.report.cohort import lines_of, people_of
 from bingo_pl.report.strips import MEAN, MOMENTS, SIDE_OF_MEAN, Strips
@@ -132,6 +132,10 @@ def build(
     output = output.absolute()
     with held(output):
         cohort = Cohort.read(members, names, model, console)
+        contents = [scan.content(digests) for scan, digests in zip(cohort.scans, cohort.digests, strict=True)]
+        warn_of_copies(zip(map(called, cohort.scans), contents, strict=True), console)
+        if choices.spacing_mm is not None:
+            check_spacing(cohort.scans, choices.spacing_mm)
         with doing("aligning", console) as begin:
             bingo = hierarchical(model.registrar)
             gathered = gather(cohort.subjects(model), bingo, choices.transform, begin)
@@ -139,7 +143,7 @@ def build(
         order = _by_content(cohort)  # the first gives the axes and, of slices, the plane
         affines = [placed.affines[i] for i in order]
         grid = native_grid([cohort.scans[i] for i in order], affines, choices.spacing_mm)
-        grid.fitting(16.0, "the template", "Give a larger --spacing")
+        grid.fitting(16.0, "the template", "Give a larger spacing")
         console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
         with replacing_folder(output, overwrite) as temporary:
             _write(placed, grid, model, choices, temporary, output, console)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl.cli.options import LOG
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, BingoWarning
 from bingo_pl.signals import Stopped, stopping
 
 
@@ -34,7 +37,7 @@ def run(command: Callable[[], object]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, and terminals may not know it
     try:
-        with stopping():
+        with stopping(), telling_warnings():
             command()
     except BingoError as error:
         LOG.info("traceback", exc_info=error)
@@ -56,6 +59,22 @@ def run(command: Callable[[], object]) -> None:
         sys.exit(70)
 
 
-def _tell(kind: str, text: str) -> None:
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Within, what Python code would get as a `BingoWarning` is told in one line, once."""
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, BingoWarning):
+            _tell("warning:", str(message), "yellow")
+        else:
+            show(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        yield
+
+
+def _tell(kind: str, text: str, colour: str = "red") -> None:
     console = Console(stderr=True, emoji=False)
-    console.print(f"[bold red]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)
+    console.print(f"[bold {colour}]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,12 @@ class Scan:
         """SHA-256 (hexadecimal) of the files that it was read from."""
         files = (self.file, self.mask_file, self.label_file)
         return {path: sha256_of(path) for path in files if path is not None}
+
+    def content(self, digests: Mapping[Path, str]) -> str:
+        """What tells the image from others: the digest of its file or, where it has none, of its voxels."""
+        if self.file is not None:
+            return digests[self.file]
+        return hashlib.sha256(self.image.affine.tobytes() + self.image.numpy().tobytes()).hexdigest()
 
     def sampled(self, affine: NDArray, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`sampled_through` a linear map (4, 4) RAS mm, from the group to the image."""
@@ -218,18 +225,22 @@ def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | Non
 def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
     """Raises `BingoError` where an image is not D-dimensional."""
     for scan in scans:
-        if scan.dims != dims:
+        if scan.dims == dims:
+            continue
+        found = f"{scan.title} is {scan.dims}D, {scan.image.spatial_shape} voxels"
+        if scans[0].dims == dims:
             raise BingoError(
-                f"{scan.title} has {scan.image.spatial_shape} voxels, but the model registers {dims}D images"
-                f"{' (one voxel along the third axis)' if dims == 2 else ''}. Use a {5 - dims}D model or other images"
+                f"{found}, but {scans[0].title} is {dims}D, {scans[0].image.spatial_shape} voxels: a group is of "
+                "slices or of volumes. Leave one of them out, or extract the slice"
             )
+        raise BingoError(f"{found}, but the model registers {dims}D images. Use a {scan.dims}D model or other images")
 
 
 def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int) -> Grid:
     """`grid_around` the foregrounds of images that all are in memory on it."""
     boxes = [scan.foreground_box() for scan in scans]
     grid = grid_around(scans[0].grid, boxes, stages, spacing_mm, dims, stride)
-    remedy = "Register fewer images at a time, or stream them (--memory)"
+    remedy = "Register fewer images at a time, or stream them (bingo register --memory 4GB)"
     return grid.fitting(len(scans) * image_bytes(dims), f"the group grid of {len(scans)} images", remedy)
 
 

@@ -78,7 +78,7 @@ def apply(
     registration, path, output = Path(registration), Path(path), Path(output)
     check_interpolation(interpolation or "linear")
     if interpolation and (labels or path.name.lower().endswith(POINTS)):
-        raise BingoError(f"--interpolation {interpolation} is for images: {path} is none. Leave it out")
+        raise BingoError(f"interpolation {interpolation} is for images: {path} is none. Leave it out")
     check_new_file(output) if not overwrite else _check_replaceable(output, path, registration)
     record = read_record(registration)
     grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
@@ -89,7 +89,7 @@ def apply(
     members = {name: _member(registration, name) for name in (source, target)}
     if path.name.lower().endswith(POINTS):
         if labels:
-            raise BingoError(f"{path} holds landmarks, not a label map; leave --labels out")
+            raise BingoError(f"{path} holds landmarks, not a label map; leave labels out")
         suffix = next(suffix for suffix in POINTS if path.name.lower().endswith(suffix))
         if not output.name.lower().endswith(suffix):
             raise BingoError(f"{output}: landmarks of {suffix} are written as {suffix}. Name the output so")
@@ -99,7 +99,7 @@ def apply(
         _warn_of_outside(outside, console)
         return Applied(output, not len(outside) or not outside.all())
     if space is not None:
-        raise BingoError(f"--space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
+        raise BingoError(f"space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
     if not output.name.lower().endswith(".nii.gz"):
         raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
     from bingo_pl.images.reading import read_voxels, stored_ids, whole_numbers  # torch, which points do not need
@@ -156,7 +156,7 @@ def _warn_of_grid(path: Path, grid: Grid, source: str, grids: Mapping[str, Grid]
     found = f"but on that of {' and '.join(others)}" if others else f"which has {grids[source]}"
     warn(
         f"{path}, {grid}, is not on the grid of {source}, {found}. If it does not show what {source} shows, "
-        "in the same place, the result is wrong: correct --from",
+        "in the same place, the result is wrong: name the member whose space it is in",
         console,
     )
 
@@ -170,8 +170,8 @@ def _same(grid: Grid, other: Grid) -> bool:
 
 def _warn_of_nothing(path: Path, output: Path, target: str, console: Console) -> None:
     warn(
-        f"{output} is all background: nothing of {path} lies on the grid of {target}. Was it given with the right "
-        "member (--from), and is its header right?",
+        f"{output} is all background: nothing of {path} lies on the grid of {target}. Was it given with the "
+        "member whose space it is in, and is its header right?",
         console,
     )
 

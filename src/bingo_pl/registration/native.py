@@ -23,12 +23,16 @@ from bingo_pl.images.affine import Stage, overlap
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.scans import FEWEST_VOXELS, File, Scan, grid_around
 from bingo_pl.images.slices import PARALLEL
+from bingo_pl.memory import shortage
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
 from bingo_pl.registration.console import report_verdict, report_way, tell_grid
 from bingo_pl.registration.findings import findings_of_aligned
 from bingo_pl.registration.registered import Registered, RegisteredGroup
 from bingo_pl.registration.verdict import Way, judge, known_errors
+
+GRID_BYTES = 8.0
+"""Of memory for each voxel of the group grid: the template and an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +130,7 @@ def register_natively(
 
     def grid_of(affines: list[NDArray[np.float64]]) -> Grid:
         found = native_grid(scans, affines, spacing_mm) if like is None else like
-        found.fitting(8.0, "the grid of the registered images", "Give a larger --spacing")
+        found.fitting(GRID_BYTES, "the grid of the registered images", "Give a larger spacing")
         tell_grid(found, scans[0].title, console)
         return found
 
@@ -215,6 +219,19 @@ def place_scans(
     return members, grid
 
 
+def check_spacing(scans: Sequence[Scan], spacing_mm: float) -> None:
+    """Refuse, before the work, voxels of a group grid so small that not even one image fits in memory.
+
+    Raises:
+        BingoError: they are.
+    """
+    for scan in scans:
+        box = scan.foreground_box()
+        voxels = float(np.prod(np.array(box.shape[: scan.dims]) * box.spacing[: scan.dims] / spacing_mm))
+        if short := shortage(GRID_BYTES * voxels):
+            raise BingoError(f"{scan.title} with voxels of {spacing_mm:g} mm: at least {short}. Give a larger spacing")
+
+
 def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], spacing_mm: float | None) -> Grid:
     """The grid that a group is written on.
 
@@ -234,7 +251,7 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
     boxes = [scan.foreground_box() for scan in scans]
     if spacing_mm is None:
         return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
-    grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger --spacing")
+    grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger spacing")
     if max(grid.shape) < FEWEST_VOXELS:
-        raise BingoError(f"of the images, {grid} would be left. Give a smaller --spacing")
+        raise BingoError(f"of the images, {grid} would be left. Give a smaller spacing")
     return grid

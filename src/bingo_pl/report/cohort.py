@@ -101,7 +101,7 @@ def read_atlas(folder: Path) -> Atlas:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if "sharpness_per_mm" not in tree:
             raise BingoError(
-                f"{folder} is an atlas that --memory or --affine made, which has no page. Look at its figures in "
+                f"{folder} is an atlas of the network alone (memory, affine) and has no page. Look at its figures in "
                 f"{ATLAS}, or make it without them"
             )
         record = read_record(folder)
