@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import sys
 import warnings
@@ -16,6 +17,9 @@ from rich.markup import escape
 from bingo_pl.cli.options import LOG
 from bingo_pl.errors import BingoError, BingoWarning
 from bingo_pl.signals import Stopped, stopping
+
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|failed to allocate memory|bad_alloc", re.IGNORECASE)
+"""What torch, CUDA and ITK say."""
 
 
 def run(command: Callable[[], object]) -> None:
@@ -52,6 +56,13 @@ def run(command: Callable[[], object]) -> None:
             sys.exit(128 + signal.SIGPIPE)
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            LOG.info("traceback", exc_info=error)
+            _tell(
+                "error:",
+                "there is not enough memory. Take fewer or smaller images, or stream them (--memory)",
+            )
+            sys.exit(2)
         LOG.info("traceback", exc_info=error)
         from bingo_pl.crashes import describe, write_log
 

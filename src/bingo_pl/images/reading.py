@@ -63,9 +63,11 @@ def read_image(path: Path, fill_nonfinite: float | None = None) -> tio.ScalarIma
 
 def to_image(path: Path, data: np.ndarray, affine: np.ndarray, fill_nonfinite: float | None = None) -> tio.ScalarImage:
     """`read_image` for voxels (X, Y, Z) that have been read; ``path`` is named in errors."""
-    data = data.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = data.astype(np.float32)
     if fill_nonfinite is None:
-        refuse(path, nonfinite(data))
+        refuse(path, nonfinite(data), beyond_single(data, single))
+    data = single
     data[~np.isfinite(data)] = fill_nonfinite
     refuse(path, constant(data))
     return tio.ScalarImage(tensor=torch.from_numpy(data)[None], affine=affine)
@@ -121,6 +123,19 @@ def nonfinite(data: np.ndarray) -> Problem | None:
         f"{count} of {data.size} voxels are NaN or Inf",
         "one such voxel makes every sum over the image NaN, the registration too",
         "Correct the file; a training can also replace them (data.fill_nonfinite=0)",
+    )
+
+
+def beyond_single(data: np.ndarray, single: np.ndarray) -> Problem | None:
+    """Finite intensities that are infinite in single precision, in which everything is computed."""
+    count = int((np.isfinite(data) & ~np.isfinite(single)).sum())
+    if not count:
+        return None
+    return Problem(
+        "error",
+        f"{count} of {data.size} voxels are beyond 3.4e38, the largest number of single precision",
+        "images are worked with in single precision, where these are infinite",
+        "Divide the intensities by a number that makes them smaller",
     )
 
 

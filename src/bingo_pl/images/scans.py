@@ -212,6 +212,16 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
     return Scan(name, modality, scalar, window, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 
+def read_grid(source: Source) -> Grid:
+    """The grid of an image, whatever it shows.
+
+    Raises:
+        BingoError: the file is missing or damaged, or has no geometry.
+    """
+    _, data, affine, _ = _read(source, "like")
+    return Grid(data.shape, affine)
+
+
 def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | None]:
     """What messages call it, voxels (X, Y, Z), their RAS affine, and the absolute file where there is one."""
     title = Path(name)
@@ -287,10 +297,11 @@ def grid_around(
         raise BingoError(
             f"the images show {extent.max() * wanted.max():.2g} mm, {extent.max():.2g} of the {wanted.max():g} mm "
             "voxels that the model was trained on: nothing would be left of them. Correct the unit or the voxel size "
-            "in their headers if it is wrong; else train a model for images of this size (data.spacing_mm)"
+            "in their headers, or their masks, if these are wrong; else train a model for images of this size "
+            "(data.spacing_mm)"
         )
     shape = np.ones(3, int)
-    shape[:dims] = np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int) * stride
+    shape[:dims] = np.maximum(np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int), 1) * stride
     middle = (shape - 1) / 2
     # of a slab no thicker than a voxel, a voxel's centre, not a place between two that both miss it
     middle[:dims] = np.where(extent <= 1, shape[:dims] // 2, middle[:dims])

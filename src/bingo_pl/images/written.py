@@ -48,9 +48,10 @@ def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Pa
         if path.resolve().is_relative_to(folder.resolve()):
             raise BingoError(f"{folder} holds {path}, which is read. Name another output")
     listed = _listed(folder / record)
+    folders = {parent for name in listed for parent in (folder / name).parents}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if (path.is_dir() and not path.is_symlink()) or name in (record, *REMADE):
+        if (path in folders and path.is_dir() and not path.is_symlink()) or name in (record, *REMADE):
             continue
         written_half = LEFTOVER.fullmatch(path.name)  # by a process that was killed
         if written_half and path.with_name(written_half[1]).relative_to(folder).as_posix() in (

@@ -27,6 +27,7 @@ from bingo_pl.images.scans import (
     check_names,
     group_grid,
     names_of,
+    read_grid,
     read_scan,
 )
 from bingo_pl.images.series import Values, unfold
@@ -152,7 +153,7 @@ def register(
         check_dimensions(scans, model.dims)
     if spacing_mm is not None:
         check_spacing(scans, spacing_mm)
-    frame = None if like is None else read_scan("like", "like", like, None, None).grid
+    frame = None if like is None else read_grid(like)
     if series is not None and transform != "network":
         group = register_series(series, scans, digests, transform, reference, spacing_mm, frame, model, console)
         return group.interpolated(interpolation)
