@@ -204,6 +204,24 @@ def unforeseen(*arguments: object) -> None:
     raise RuntimeError("the [wheel] came off\nand more")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 12.7 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096098304 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_too_little_memory_is_no_error_of_the_program(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(command)
+    assert capsys.readouterr().err.startswith("error: there is not enough memory. Take fewer")
+
+
 def test_a_warning_is_one_line_and_those_of_libraries_are_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         warnings.simplefilter("default")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bingo_pl import BingoError, config
+from bingo_pl import BingoError, api, config
 from bingo_pl.images.members import Member
 from bingo_pl.models.model import Model
 from bingo_pl.streaming.estimate import estimate
@@ -75,6 +75,12 @@ class SlowDisk(FileSource):
 def test_reading_is_part_of_the_time(files: list[Member]) -> None:
     source = SlowDisk.unplaced(files, model("t1", "t2"))
     assert estimate(moving(), 10_000, (16, 16), 2 * 10**5, source).seconds > 0.2 * 10_000
+
+
+@pytest.mark.parametrize("shape", [(64,), (16, 16, 16, 16)])
+def test_a_shape_is_2d_or_3d(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BingoError, match=f"a shape of {len(shape)} sizes: images are 2D or 3D"):
+        api.estimate(4, shape=shape)
 
 
 def test_sizes_that_do_not_fit_the_network_are_refused() -> None:

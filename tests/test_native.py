@@ -26,7 +26,7 @@ from bingo_pl.images.record import read_record
 from bingo_pl.images.resampling import low_passed
 from bingo_pl.images.scans import read_scan
 from bingo_pl.images.transforms import affine_transform
-from bingo_pl.registration import workflow
+from bingo_pl.registration import native, workflow
 from bingo_pl.registration.console import report_way, warn_of_pixels
 from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.registered import RegisteredGroup
@@ -182,6 +182,47 @@ def test_a_start_is_taken_from_a_file(tmp_path: Path) -> None:
     sitk.WriteTransform(affine_transform(far), str(tmp_path / "start.tfm"))
     group = register(images, transform="rigid", initial={"b": tmp_path / "start.tfm"})
     assert left_mm(group, far, head_points(3)) < 0.5 * FIRST[3].spacing[0]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "offset", "message"),
+    [
+        (np.eye(3), (1e4, 0, 0), "nothing of it lies on a.*perhaps the inverse is meant"),
+        (np.diag([1.0, 0, 1]), (0, 0, 0), r"start.tfm: has no inverse"),
+        (np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), (0, 0, 0), "out of the plane of the slices"),
+    ],
+)
+def test_a_start_that_leads_nowhere_is_refused(
+    matrix: NDArray, offset: tuple[float, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "align", lambda *given: pytest.fail("this is the work"))
+    start = sitk.AffineTransform(matrix.ravel().tolist(), offset)
+    sitk.WriteTransform(start, str(tmp_path / "start.tfm"))
+    with pytest.raises(BingoError, match=message):
+        register({name: image(FIRST[2], name) for name in "ab"}, initial={"b": tmp_path / "start.tfm"})
+
+
+def test_the_grid_of_an_image_may_be_taken_whatever_it_shows() -> None:
+    like = (np.full((10, 12, 1), np.nan), np.diag([3, 3, 2, 1.0]))
+    group = register({name: image(FIRST[2], name) for name in "ab"}, transform="rigid", like=like)
+    assert group.grid.shape == (10, 12, 1)
+
+
+def test_a_row_of_voxels_is_a_group_grid_too() -> None:
+    draw = np.random.default_rng(0)
+    rows = {name: (draw.random((1, 30, 1)).astype(np.float32), np.eye(4)) for name in "ab"}
+    assert register(rows, transform="rigid").grid.shape[1] > 0
+
+
+@pytest.mark.parametrize("stretch", [(1e8, 1), (1, 1e5)])
+def test_images_that_reach_over_more_than_memory_are_refused(stretch: tuple[float, float]) -> None:
+    """Far apart, or with voxels of a wrong unit."""
+    apart, size = stretch
+    array, affine = image(FIRST[3], "b")
+    affine = affine @ np.diag([1, 1, size, 1])
+    affine[0, 3] += apart - 1
+    with pytest.raises(BingoError, match=r"reach over .* mm: at least .* of memory"):
+        register({"a": image(FIRST[3], "a"), "b": (array, affine)}, transform="rigid")
 
 
 def test_what_shows_something_else_stays_and_is_named(

@@ -243,9 +243,12 @@ def estimate(
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
 
     Raises:
-        BingoError: unusable images, or another method than BInGo where the group is streamed.
+        BingoError: unusable images, a shape that is neither 2D nor 3D, or another method than BInGo where the group is
+            streamed.
     """
     members = [] if isinstance(images, int) else _members(images)
+    if shape and len(shape) not in (2, 3):
+        raise BingoError(f"a shape of {len(shape)} sizes: images are 2D or 3D. Give two or three, e.g. 160x160")
     dims = dims_of(members[0]) if members else len(shape) or 2
     path = None if checkpoint is None else Path(checkpoint)
     model, size = trained.Model.load(path, dims, [f"trainer.accelerator={device}"]), parse_bytes(memory or "1GB")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from bingo_pl.images.scans import check_dimensions, names_of, read_scan
 from bingo_pl.images.written import FILES, REMADE
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
+from bingo_pl.registration.console import warn_of_copies
 from bingo_pl.registration.native import Space
 from bingo_pl.registration.registered import write_member
 from bingo_pl.report.cohort import lines_of, people_of
@@ -45,6 +47,7 @@ def add_people(
     images: bool,
     jacobian: bool,
     console: Console,
+    device: str = "auto",
 ) -> list[str]:
     """Bring further people to a finished atlas and write their transforms into its folder.
 
@@ -58,6 +61,7 @@ def add_people(
         images: write each registered image too.
         jacobian: write maps of the logarithm of the Jacobian determinant.
         console: where progress and results are reported.
+        device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
 
     Returns:
         What the newcomers are called in the folder.
@@ -67,23 +71,28 @@ def add_people(
     """
     atlas = atlas.absolute()
     with held(atlas):
-        record, tree = read_record(atlas), _read(atlas / RECORD)
+        tree = _read(atlas / RECORD)
+        record = read_record(atlas)
         remove_leftovers(atlas)
         whole = {image["name"] for image in tree["images"]}  # one that a killed process left half-written is no member
         record = replace(record, entries=[entry for entry in record.entries if entry.name in whole])
         space = Space(tree["space"]["dims"], np.array(tree["space"]["frame_ras_mm"]))
         template = Template.read(atlas / FEATURES)
-        model = _model(record, checkpoint, space.dims)
+        model = _model(record, checkpoint, space.dims, device)
         known = sorted({entry.modality for entry in record.entries})
         named = [(_modality(modality, known, path), path) for modality, path in newcomers]
         taken = [entry.modality for entry in record.entries]
         names = names_of([*taken, *(modality for modality, _ in named)])[len(taken) :]
         foreign = _clear(atlas, names, _files(atlas) - tree[FILES].keys())
+        _check_all(named, tree, space, console)
         for name, (modality, path) in zip(names, named, strict=True):
-            with doing(f"aligning {escape(str(path))}", console):
-                found = _add(name, modality, path, template, space, record, tree, model, (images, jacobian), atlas)
-            tree["images"].append(found)
-            _append(atlas, found, tree, foreign)
+            try:
+                with doing(f"aligning {escape(str(path))}", console):
+                    found = _add(name, modality, path, template, space, record, tree, model, (images, jacobian), atlas)
+                _append(atlas, found, tree, foreign)
+            except BaseException:
+                _clear(atlas, [name], _files(atlas) - _read(atlas / RECORD)[FILES].keys())
+                raise
             console.print(
                 f"{escape(str(path))} is {escape(name)}: agreement with the group {found['agreement']:.2f}, "
                 f"{found['agreement_affine']:.2f} by its affine map alone",
@@ -94,6 +103,21 @@ def add_people(
         for line in lines_of(came):
             console.print(escape(line), soft_wrap=True)
     return names
+
+
+def _check_all(newcomers: Sequence[tuple[str, Path]], tree: Mapping[str, Any], space: Space, console: Console) -> None:
+    """Read all of them before anybody is added; name copies of each other and of members.
+
+    Raises:
+        BingoError: an unusable image.
+    """
+    contents = [(str(image["path"]), str(image["sha256"])) for image in tree["images"]]
+    for modality, path in newcomers:
+        scan = read_scan(str(path), modality, path, None, None)
+        check_dimensions([scan], space.dims)
+        space.picture(scan)
+        contents.append((str(path), sha256_of(path)))
+    warn_of_copies(contents, console)
 
 
 def _add(
@@ -158,14 +182,17 @@ def _clear(atlas: Path, names: Sequence[str], unlisted: Collection[str]) -> set[
     halves = {path for path in unlisted if Path(path).name in own}
     for path in halves:
         (atlas / path).unlink()
+        with suppress(OSError):  # not empty
+            (atlas / path).parent.rmdir()
     return set(unlisted) - halves
 
 
 def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any], foreign: set[str]) -> None:
-    """Both records with one more image; that of the atlas, which lists all files, last.
+    """Both records with one more image, also in memory; that of the atlas, which lists all files, last.
 
     What others put into the folder is not listed, and what they changed keeps its digest: see `check_output`.
     """
+    tree["images"].append(entry)
     registration = _read(atlas / REGISTRATION)
     kept = registration["images"][0].keys()
     registration["images"] = [{key: image[key] for key in kept} for image in tree["images"]]
@@ -179,10 +206,12 @@ def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any], foreign: s
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tree["images"], dict(tree[FILES])
+        [(image["name"], image["path"], image["sha256"]) for image in tree["images"]], dict(tree[FILES])
         if path.name == RECORD:
             Choices(transform=tree["transform"])
-            np.array(tree["space"]["frame_ras_mm"], float).reshape(4, 4)
+            people_of(tree["images"])
+            if tree["space"]["dims"] not in (2, 3) or np.shape(tree["space"]["frame_ras_mm"]) != (4, 4):
+                raise ValueError(f"space {tree['space']}")
     except OSError as error:
         raise BingoError(
             f"{path}: cannot be read ({error.strerror}). Name a folder that bingo atlas wrote, without memory and "
@@ -196,14 +225,16 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _model(record: Record, checkpoint: Path | None, dims: int) -> Model:
+def _model(record: Record, checkpoint: Path | None, dims: int, device: str) -> Model:
     """The model that made the atlas.
 
     Raises:
         BingoError: another one.
     """
     recorded = record.checkpoint
-    model = Model.load(checkpoint or (recorded if recorded.suffix == ".ckpt" else None), dims)
+    model = Model.load(
+        checkpoint or (recorded if recorded.suffix == ".ckpt" else None), dims, [f"trainer.accelerator={device}"]
+    )
     if sha256_of(model.path) != record.checkpoint_sha256:
         raise BingoError(
             f"{model.path} is not the model that made the atlas ({recorded}): their experts cannot be compared. Name "

@@ -40,7 +40,7 @@ from bingo_pl.images.transforms import affine_transform, write_image
 from bingo_pl.images.written import FILES, check_output, digests_of
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
-from bingo_pl.registration.console import called, track, warn_of_copies
+from bingo_pl.registration.console import called, track, warn_of_copies, warn_of_one_person
 from bingo_pl.registration.native import check_spacing, native_grid
 from bingo_pl.registration.registered import Registered, write_member, write_record
 from bingo_pl.report.cohort import lines_of, people_of
@@ -133,6 +133,8 @@ def build(
     with held(output):
         cohort = Cohort.read(members, names, model, console)
         contents = [scan.content(digests) for scan, digests in zip(cohort.scans, cohort.digests, strict=True)]
+        if len(cohort.people) == 1:
+            warn_of_one_person(console)
         warn_of_copies(zip(map(called, cohort.scans), contents, strict=True), console)
         if choices.spacing_mm is not None:
             check_spacing(cohort.scans, choices.spacing_mm)

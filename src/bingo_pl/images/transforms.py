@@ -87,7 +87,7 @@ def write_itk(transform: sitk.Transform, path: Path) -> None:
             sitk.WriteTransform(flat([transform]), str(named))
             named.replace(temporary)
         except RuntimeError as error:
-            raise OSError(" ".join(str(error).split())) from error
+            raise OSError(reason_of(error)) from error
         finally:
             named.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from bingo_pl.errors import BingoError, unknown_name
 from bingo_pl.images.geometry import corner_distance_mm
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.landmarks import read_landmarks, write_landmarks
-from bingo_pl.images.record import read_record
+from bingo_pl.images.record import Record, read_record
 from bingo_pl.images.resampling import (
     TEMPLATE,
     Member,
@@ -69,7 +69,8 @@ def apply(
         console: where it is reported that the file is not on the grid of ``source``, or that it or points of it lie
             outside; None: as `bingo_pl.errors.BingoWarning`.
         interpolation: of an image, see `bingo_pl.register`; None: linear.
-        overwrite: replace the output where it is a file, but for ``path`` itself and files of the registration.
+        overwrite: replace the output where it is a file, but for ``path`` itself, what was registered and files
+            of the registration.
 
     Raises:
         BingoError: a missing or damaged registration, no such member, an unreadable file, a label map with fractions,
@@ -79,8 +80,11 @@ def apply(
     check_interpolation(interpolation or "linear")
     if interpolation and (labels or path.name.lower().endswith(POINTS)):
         raise BingoError(f"interpolation {interpolation} is for images: {path} is none. Leave it out")
-    check_new_file(output) if not overwrite else _check_replaceable(output, path, registration)
+    if not overwrite:
+        check_new_file(output)
     record = read_record(registration)
+    if overwrite:
+        _check_replaceable(output, path, record)
     grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
     for name in (source, target):
         if name not in grids:
@@ -123,12 +127,15 @@ def apply(
     return Applied(output, arrived)
 
 
-def _check_replaceable(output: Path, path: Path, registration: Path) -> None:
-    """Raises `BingoError` where a file to write is one to read, or no file."""
+def _check_replaceable(output: Path, path: Path, record: Record) -> None:
+    """Raises `BingoError` where a file to write is one to read, one that was registered, or no file."""
+    originals = {file.resolve() for entry in record.entries for file in entry.files}
     if not output.exists() or not output.is_file() or output.is_symlink():
         check_new_file(output)
-    elif output.samefile(path) or output.resolve().is_relative_to(registration.resolve()):
+    elif output.samefile(path) or output.resolve().is_relative_to(record.folder.resolve()):
         raise BingoError(f"{output} is read by this command and not overwritten. Name another output")
+    elif output.resolve() in originals:
+        raise BingoError(f"{output} was registered in {record.folder} and is not overwritten. Name another output")
     check_place(output)
 
 

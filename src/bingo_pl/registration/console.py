@@ -68,6 +68,11 @@ def warn_of_one(title: Path, console: Console) -> None:
     )
 
 
+def warn_of_one_person(console: Console) -> None:
+    """A population of one."""
+    warn("the images show one person, who is the template then. Name the images of two people or more", console)
+
+
 def warn_of_copies(images: Iterable[tuple[str, str]], console: Console) -> None:
     """Images of the same content.
 

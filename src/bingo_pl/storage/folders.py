@@ -51,6 +51,8 @@ def replacing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
                 new.replace(path)
             finally:
                 _remove(work, path)
+        except BingoError as error:  # of a file in it, which has not got its place yet
+            raise BingoError(str(error).replace(str(new), str(path))) from error
         except OSError as error:
             raise BingoError(
                 f"cannot write {path}: {error.strerror or error}. Wanted: a writable place with free space. "
