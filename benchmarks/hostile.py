@@ -29,6 +29,7 @@ from rich.console import Console
 
 from benchmarks.hostile_call import GROUP, REGISTER, TRAINING, Call
 from benchmarks.hostile_images import of_images
+from benchmarks.hostile_native import of_native
 from benchmarks.hostile_runs import of_runs
 from benchmarks.kill import import_all, write_cohort
 from bingo_pl import cli
@@ -248,7 +249,7 @@ def main(
 ) -> None:
     """Replay the calls; the exit status is 1 where there is a fault."""
     themes = [theme for theme in only.split(",") if theme]
-    chosen = [call for call in (*of_images(), *of_runs()) if not themes or call.theme in themes]
+    chosen = [call for call in (*of_images(), *of_native(), *of_runs()) if not themes or call.theme in themes]
     work = Path(tempfile.mkdtemp(prefix="hostile-", dir=folder))
     playground = Playground(work)
     outcomes = []

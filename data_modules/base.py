@@ -254,7 +254,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             )
         if len(cases) > sum(self.splits):
             log.info("%d of %d subjects are in no split", len(cases) - sum(self.splits), len(cases))
-        order = iter(sorted(cases, key=lambda case: hashlib.blake2b(case.name.encode()).digest()))
+        order = iter(sorted(cases, key=lambda case: hashlib.blake2b(os.fsencode(case.name)).digest()))
         return {split: [next(order) for _ in range(count)] for split, count in zip(SPLITS, self.splits, strict=True)}
 
     def _check_modalities(self) -> None:

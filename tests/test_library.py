@@ -219,6 +219,15 @@ def test_what_is_no_image_is_refused_with_what_is_wanted(image: Any, message: st
         voxels_of(image, "a")
 
 
+@pytest.mark.parametrize("images", [None, 5, {"a": 5}, ["p0.nii.gz"]])
+def test_what_is_no_group_is_refused(images: Any, tmp_path: Path) -> None:
+    with pytest.raises(BingoError, match=r"say what they are|type int"):
+        register(images)
+    if images not in (None, 5):
+        with pytest.raises(BingoError, match="no files"):
+            api.atlas(images, tmp_path / "out")
+
+
 def test_images_without_modality_are_refused(model: Model) -> None:
     with pytest.raises(BingoError, match="do not say what they are"):
         model.register(["a.nii.gz", "b.nii.gz"])  # type: ignore[list-item]
@@ -284,6 +293,9 @@ def test_the_ready_model_predicts_both_dimensions() -> None:
         (torch.zeros(1, 2, 32, 32), ["a", "x"], "does not know the modality 'x'"),
         (torch.zeros(2, 32, 32, dtype=torch.int16), ["a", "b"], "floating-point"),
         (torch.zeros(1, 2, 1, 32, 31), ["a", "b"], "32, 31"),
+        (torch.zeros(1, 0, 32, 32), None, "B groups of N images"),
+        (torch.full((1, 2, 32, 32), torch.nan), ["a", "b"], "2048 of 2048 intensities are NaN or Inf"),
+        (np.zeros((1, 2, 32, 32)), ["a", "b"], "a batch of type ndarray"),
     ],
 )
 def test_a_batch_that_the_network_cannot_take_is_refused(

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from bingo_pl import BingoError, BingoWarning, api
+from bingo_pl import BingoError, BingoWarning, api, apply, register
 from bingo_pl.alignment import population
 from bingo_pl.alignment.features import EDGES_WEIGHT, EXPERTS, Feature, Template, mean_agreement
 from bingo_pl.atlases import newcomers, people
@@ -318,11 +319,12 @@ def test_newcomers_come_all_or_none_and_leave_nothing_where_they_fail(
     come: dict[str, Any] = {"images": False, "jacobian": False, "console": QUIET}
     with pytest.raises(BingoError, match=r"no\.nii\.gz: no such file"):
         add_people(made, [("", members[2].image), ("", tmp_path / "no.nii.gz")], None, **come)
-    monkeypatch.setattr(newcomers, "draw_member", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        add_people(made, [("", members[2].image)], None, **come)
-    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
-    monkeypatch.undo()
+    for name in ("draw_member", "write_atlas_record"):  # the other record is written before the last
+        with monkeypatch.context() as patch:
+            patch.setattr(newcomers, name, lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                add_people(made, [("", members[2].image)], None, **come)
+        assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
     with pytest.raises(BingoError, match="abacus"):
         add_people(made, [("", members[2].image)], None, **come, device="abacus")
     with pytest.warns(BingoWarning, match=r"the same image.*0a\.nii\.gz and .*0a\.nii\.gz"):
@@ -337,6 +339,17 @@ def test_nobody_is_added_to_a_damaged_record(change: dict[str, Any], atlas: Path
     (tmp_path / "copy" / "atlas.json").write_text(json.dumps(record(atlas) | change))
     with pytest.raises(BingoError, match=r"atlas\.json: is damaged"):
         add_people(tmp_path / "copy", [("", tmp_path / "x.nii.gz")], None, images=False, jacobian=False, console=QUIET)
+
+
+def test_images_whose_names_are_not_utf8_are_written_and_reported(tmp_path: Path) -> None:
+    first, second = (person(tmp_path, number, label=False).image for number in range(2))
+    strange = first.rename(os.fsdecode(os.fsencode(tmp_path / "x") + b"\xff.nii.gz"))
+    out = register({"a": strange, "b": second}, transform="rigid").write(tmp_path / "out")
+    assert "\\udcff.nii.gz" in (out / "report.html").read_text(encoding="utf-8")
+    apply(out, "a", "b", strange, tmp_path / "moved.nii.gz", False, None)
+    made = make([Member("a", strange), Member("a", second)], tmp_path / "atlas", transform="rigid")
+    assert "\\udcff.nii.gz" in (made / "images.tsv").read_text(encoding="utf-8")
+    add_people(made, [("", strange)], None, images=False, jacobian=False, console=QUIET)
 
 
 def test_images_of_a_person_lie_on_each_other(tmp_path: Path) -> None:

@@ -86,12 +86,17 @@ def add_people(
         foreign = _clear(atlas, names, _files(atlas) - tree[FILES].keys())
         _check_all(named, tree, space, console)
         for name, (modality, path) in zip(names, named, strict=True):
+            before = (atlas / REGISTRATION).read_bytes()
             try:
                 with doing(f"aligning {escape(str(path))}", console):
                     found = _add(name, modality, path, template, space, record, tree, model, (images, jacobian), atlas)
                 _append(atlas, found, tree, foreign)
             except BaseException:
-                _clear(atlas, [name], _files(atlas) - _read(atlas / RECORD)[FILES].keys())
+                there = _read(atlas / RECORD)
+                if name not in {image["name"] for image in there["images"]}:
+                    with replacing(atlas / REGISTRATION) as temporary:
+                        temporary.write_bytes(before)
+                    _clear(atlas, [name], _files(atlas) - there[FILES].keys())
                 raise
             console.print(
                 f"{escape(str(path))} is {escape(name)}: agreement with the group {found['agreement']:.2f}, "

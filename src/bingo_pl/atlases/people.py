@@ -279,7 +279,8 @@ def write_atlas_record(folder: Path, record: Mapping[str, Any], files: Mapping[s
         BingoError: one cannot be written.
     """
     with replacing(folder / TABLE) as temporary:
-        pd.DataFrame(record["images"]).reindex(columns=COLUMNS).to_csv(temporary, sep="\t", index=False)
+        table = pd.DataFrame(record["images"]).reindex(columns=COLUMNS)
+        table.to_csv(temporary, sep="\t", index=False, errors="backslashreplace")  # paths need not be UTF-8
     known = digests_of(folder, RECORD) if files is None else {**files, TABLE: sha256_of(folder / TABLE)}
     tree = {**record, FILES: known}
     with replacing(folder / RECORD) as temporary:

@@ -150,7 +150,8 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
     """
     if isinstance(images, tio.Subject):
         images = images.get_images_dict(intensity_only=True)
-    pairs = list(images.items()) if isinstance(images, Mapping) else list(images)
+    given = images.items() if isinstance(images, Mapping) else images
+    pairs = list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise BingoError(
             "the images do not say what they are. Wanted: {modality: image}, or pairs (modality, image) where there "

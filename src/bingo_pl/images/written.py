@@ -38,12 +38,12 @@ def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Pa
     Raises:
         BingoError: it may not be written; what would be lost is named.
     """
+    check_place(folder)
     if not folder.is_symlink():
         recover(folder)
     if not overwrite or folder.is_symlink() or not is_folder(folder) or not any(folder.iterdir()):
         check_unused(folder)
         return
-    check_place(folder)
     for path in inputs:
         if path.resolve().is_relative_to(folder.resolve()):
             raise BingoError(f"{folder} holds {path}, which is read. Name another output")
