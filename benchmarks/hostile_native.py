@@ -126,7 +126,6 @@ def overwriting() -> Iterator[Call]:
     full = _call("overwrite, disk full", (*OVERWRITE, *GROUP))
     yield replace(full, file_limit=3000)
     apply = ("apply", "--registration", "out", "--from", "a", "--to", "b", "--overwrite")
-    yield _call("apply onto an original", (*apply, "cohort/0_a.nii.gz", "--output", IMAGE))
     yield _call("apply onto the registration", (*apply, IMAGE, "--output", "out/registered/b.nii.gz"))
 
 

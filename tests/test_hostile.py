@@ -31,7 +31,6 @@ SHORT = (
     "native: values in an absent file",
     "native: start away",
     "native: overwrite somebody's folder",
-    "native: apply onto an original",
     "models: bit flipped, register",
     "models: trap, resume",
     "models: tensor missing, evaluate",
