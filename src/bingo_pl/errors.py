@@ -17,6 +17,15 @@ class BingoError(Exception):
         super().__init__(FROM_WORKER.sub("", message))
 
 
+ORIGIN = re.compile(r"^.*(ITK ERROR|sitk::ERROR): (\w+\(0x[0-9a-f]+\): )?", re.DOTALL)
+"""What ITK puts before the reason of an error: where in its sources it was raised, and at which address."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason that a library gives for an error, in one line."""
+    return " ".join(ORIGIN.sub("", str(error)).split())
+
+
 class BingoWarning(UserWarning):
     """A result to look at, or an input that was understood in one of several ways."""
 
