@@ -249,6 +249,20 @@ def test_what_shows_something_else_stays_and_is_named(
     assert "a unknown, b unknown" in capsys.readouterr().out
 
 
+def test_an_image_of_something_else_changes_nothing_for_the_others() -> None:
+    """Noise beside two images of a head: it stays where it lay, and they come to lie as without it."""
+    images, _ = heads(3)
+    noise = np.random.default_rng(0).random(FIRST[3].shape).astype(np.float32)
+    alone, beside = register(images), register({**images, "noise": (noise, FIRST[3].affine)})
+    assert np.array_equal(beside["noise"].stage.affine, np.eye(4))
+    assert beside["noise"].error_mm is None
+    assert beside.verdict is not None
+    assert {reason.split()[0] for reason in beside.verdict.reasons} == {"noise"}
+    for name in images:
+        assert not np.array_equal(alone[name].stage.affine, np.eye(4))
+        assert np.allclose(beside[name].stage.affine, alone[name].stage.affine, atol=1e-4)
+
+
 def test_pictures_without_a_pixel_size_are_named(tmp_path: Path) -> None:
     scans = []
     for name in ("a.png", "b.nii.gz"):
