@@ -302,13 +302,15 @@ def test_voxels_too_small_or_too_large_are_refused_with_the_remedy(spacing_mm: f
         native_grid(scans, [np.eye(4)], spacing_mm)
 
 
-def test_voxels_too_small_are_refused_before_anything_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voxels_too_small_or_too_large_are_refused_before_anything_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("register_natively", "register_series"):
         monkeypatch.setattr(workflow, name, lambda *given: pytest.fail("this is the work"))
     array, affine = image(FIRST[3], "a")
     for given in ({"a": (array, affine)}, {"a": (np.stack([array] * 2, -1), affine)}):
         with pytest.raises(BingoError, match=r"0.001 mm: at least .* Give a larger spacing"):
             register(given, spacing_mm=1e-3)
+        with pytest.raises(BingoError, match=r"nothing of the images\. Give a smaller spacing"):
+            register(given, spacing_mm=1e4)
 
 
 def test_slices_and_volumes_are_no_group() -> None:
