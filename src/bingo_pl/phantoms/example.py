@@ -78,7 +78,7 @@ Bring the labels and landmarks of t1 to t2:
   bingo apply landmarks/t1.fcsv --registration out --from t1 --to t2 -o t2_landmarks.fcsv
 Two visits; the second t1 is called t1_2:
   bingo register head/t1.nii.gz head/flair.nii.gz visit2/*.nii.gz -o visits
-CT with MR; a skull does not deform:
+CT with MR of a head: a skull does not deform:
   bingo register head/t1.nii.gz ct/ct.nii.gz --transform rigid -o ct_mr
 A series:
   bingo register series/molli.nii.gz --values series/inversion_times.txt -o motion_corrected
