@@ -31,7 +31,7 @@ from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
 from bingo_pl.data_modules.cases import SPLITS, Case, Preprocessing, Split
 from bingo_pl.data_modules.copies import copy_each, disguise
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, InputError
 from bingo_pl.images.problems import some
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
@@ -179,9 +179,9 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         needed: list[Split] = ["test"] if stage == "test" else ["train", "test"]
         for split in needed:
             if not self.groups[split]:
-                raise BingoError(
-                    f"{self.root}: the {split} split has no group. Give it subjects (data.splits, now "
-                    f"{[*self.splits]}; a manifest's column split)"
+                raise InputError(
+                    f"{self.root}: the {split} split has no group",
+                    f"Give it subjects (data.splits, now {[*self.splits]}; a manifest's column split)",
                 )
         if stage != "test" and not self.groups["val"]:
             rank_zero_warn(
@@ -247,9 +247,10 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         """
         if len(cases) < sum(self.splits):
             suggestion = [max(1, len(cases) - 2 * (len(cases) // 4)), len(cases) // 4, len(cases) // 4]
-            raise BingoError(
+            raise InputError(
                 f"{self.root}: found {len(cases)} usable subjects, but data.splits={[*self.splits]} asks for "
-                f"{sum(self.splits)}. Set fewer for training, validation and test, e.g. data.splits={suggestion}"
+                f"{sum(self.splits)}",
+                f"Set fewer for training, validation and test, e.g. data.splits={suggestion}",
             )
         if len(cases) > sum(self.splits):
             log.info("%d of %d subjects are in no split", len(cases) - sum(self.splits), len(cases))
@@ -260,15 +261,15 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         """A modality without an image cannot be learned; a trained network may well meet fewer than it knows."""
         used = {member.modality for split in SPLITS for case in self.cases[split] for member in case.members}
         if unused := [modality for modality in self.modalities if modality not in used]:
-            raise BingoError(
-                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used. Correct "
-                f"data.modalities (now {', '.join(self.modalities)}) or add the files"
+            raise InputError(
+                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used",
+                f"Correct data.modalities (now {', '.join(self.modalities)}) or add the files",
             )
 
     def not_found(self) -> BingoError:
         """The error for a root without the expected files."""
         state = "holds no usable case" if exists(self.root) else "does not exist"
-        return BingoError(f"data.root={self.root} {state}. {self.layout}")
+        return InputError(f"data.root={self.root} {state}", self.layout)
 
     def _find_groups(self) -> dict[Split, list[CachedGroup]]:
         groups = {split: [group for case in self.cases[split] for group in self.cache.groups(case)] for split in SPLITS}

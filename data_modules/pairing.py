@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.sampling import EqualSizeSampler
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.seeding import generator
 
 Pair = tuple[int, int]
@@ -49,10 +49,10 @@ class CrossSubjectSampler(Sampler[list[Pair]]):
         many, few = (first, second) if len(first) >= len(second) else (second, first)
         self.partners = {i: [j for j in few if people[j] != people[i]] for i in many}
         if not self.partners or not all(self.partners.values()):
-            raise BingoError(
+            raise InputError(
                 f"{len(first)} and {len(second)} training images of the two modalities, of {len(set(people))} people, "
-                "but each image needs a partner of the other modality and of another person. Give more subjects to "
-                "training (data.splits)"
+                "but each image needs a partner of the other modality and of another person",
+                "Give more subjects to training (data.splits)",
             )
         self.swap = many is second
         self.seed = seed

@@ -155,7 +155,7 @@ def test_every_command_refuses_it_before_the_work(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = commands(tmp_path)[name]
-    for work in ("training.experiment.build_data", "sweeps.local._run_all", "training.model.Model.load"):
+    for work in ("training.experiment.build_data", "sweeps.local._run_all", "models.model.Model.load"):
         monkeypatch.setattr(f"bingo_pl.{work}", began)
     places = {**BAD, **(NOT_NEW if name in REPLACING else {})}
     if command[-1] == "runs=":

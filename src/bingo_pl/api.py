@@ -18,7 +18,7 @@ from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.checking import check as checking
 from bingo_pl.config import Config
 from bingo_pl.device import isolated
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.manifest import GROUP, PEOPLE, Columns, read_group
 from bingo_pl.images.members import Member
 from bingo_pl.images.scans import Images
@@ -112,17 +112,19 @@ class Model:
         if images.ndim > 2 and images.shape[2] != 1:
             images = images[:, :, None]
         if images.ndim not in (5, 6) or not images.is_floating_point():
-            raise BingoError(
+            raise InputError(
                 f"images of shape {tuple(images.shape)} {images.dtype}. Wanted: floating-point (B, N, 1, *S), B groups "
-                "of N images with two or three sizes *S. Correct the tensor"
+                "of N images with two or three sizes *S",
+                "Correct the tensor",
             )
         groups, size, dims = images.shape[0], images.shape[1], images.ndim - 3
         one = self._of(dims)
         known = ready_model.takes_any(one.config)
         names = list(modalities or ([ready_model.ANY] * size if known else ()))
         if len(names) != size:
-            raise BingoError(
-                f"{len(names)} modalities for groups of {size} images. Name each image's: {one.config.data.modalities}"
+            raise InputError(
+                f"{len(names)} modalities for groups of {size} images",
+                f"Name each image's: {one.config.data.modalities}",
             )
         index = torch.tensor([[one.index(name) for name in names]] * groups, device=images.device)
         return GroupBatch(
@@ -214,8 +216,8 @@ def atlas(
         choices = people.Choices(transform, spacing_mm, images_too, jacobian)
         return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
     if spacing_mm or images_too or jacobian or transform != "deformable":
-        raise BingoError(
-            "--spacing, --images, --jacobian and --transform do not go with --affine or --memory. Leave out either"
+        raise InputError(
+            "--spacing, --images, --jacobian and --transform do not go with --affine or --memory", "Leave out either"
         )
     bytes_ = parse_bytes(memory or "1GB")
     members = _members(images)

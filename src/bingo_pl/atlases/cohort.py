@@ -18,7 +18,7 @@ from bingo_pl.alignment.transforms import Centred, Fields, fields_of, read_field
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.atlases.centring import label_ids_of
 from bingo_pl.atlases.pooling import View, view
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.affine import Stage, overlap
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.members import Member
@@ -61,7 +61,7 @@ class Cohort:
             check_dimensions([scan], model.dims)
             voxels += int(np.prod(scan.grid.shape))
             if short := shortage(BYTES * voxels * len(members) / (len(scans) + 1)):
-                raise BingoError(f"these {len(members)} images take {short}. Stream them: --memory 4GB")
+                raise InputError(f"these {len(members)} images take {short}", "Stream them: --memory 4GB")
             scans.append(scan)
         digests = [scan.digests() for scan in scans]
         people: dict[str, list[int]] = {}
@@ -200,7 +200,7 @@ def _check_apart(members: Sequence[Member], names: Sequence[str]) -> None:
     """Figures are stated by the subject's name, or the image's where it is a subject of its own."""
     alone = {name for member, name in zip(members, names, strict=True) if not member.subject}
     if both := sorted(alone & {member.subject for member in members}):
-        raise BingoError(
-            f"'{both[0]}' is a subject, and what an image that names no subject is called. Rename the subject, or name "
-            "the subject of each image"
+        raise InputError(
+            f"'{both[0]}' is a subject, and what an image that names no subject is called",
+            "Rename the subject, or name the subject of each image",
         )

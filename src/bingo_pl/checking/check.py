@@ -14,7 +14,7 @@ from bingo_pl.checking.listing import FORMATS, Finding, Listing, ending
 from bingo_pl.checking.manifest_listing import list_manifest
 from bingo_pl.checking.naming import role_of
 from bingo_pl.checking.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError
 from bingo_pl.images.problems import Mend, Problem, Severity, found
 from bingo_pl.images.volume import Volume, open_volume
 from bingo_pl.storage.atomic import check_place
@@ -93,18 +93,18 @@ def list_files(path: Path) -> Listing:
     if os.path.isdir(path):  # pathlib's raises where a name is too long for any file
         listing = list_folder(path)
     elif not os.path.isfile(path):
-        raise BingoError(f"{path}: no such file or folder. Name an image, a folder of images or a manifest (CSV)")
+        raise FileError(f"{path}: no such file or folder", "Name an image, a folder of images or a manifest (CSV)")
     elif ending(path, FORMATS):
         listing = Listing(path.parent)
         listing.roles[path].add(role_of(path))
     elif path.suffix.lower() == ".csv":
         listing = list_manifest(path)
     else:
-        raise BingoError(
-            f"{path}: neither an image ({' '.join(FORMATS)}) nor a manifest (.csv). Name one of them, or a folder"
+        raise InputError(
+            f"{path}: neither an image ({' '.join(FORMATS)}) nor a manifest (.csv)", "Name one of them, or a folder"
         )
     if not listing.roles and not listing.findings:
-        raise BingoError(f"{path}: holds no image ({' '.join(FORMATS)}). Name a folder of images or a manifest")
+        raise InputError(f"{path}: holds no image ({' '.join(FORMATS)})", "Name a folder of images or a manifest")
     return listing
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bingo_pl.cli.common import console
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 
 def check(
@@ -39,4 +39,4 @@ def _ids(text: str) -> set[int]:
     try:
         return {int(number) for number in text.split(",") if number}
     except ValueError as error:
-        raise BingoError(f"--label-ids {text} is no list of whole numbers, e.g. 1,2,4") from error
+        raise InputError(f"--label-ids {text} is no list of whole numbers, e.g. 1,2,4") from error

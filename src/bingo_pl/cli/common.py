@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 console = Console(emoji=False)  # ":x:" in a path is no picture
 
@@ -51,5 +51,5 @@ def pair(text: str, what: str, example: str) -> tuple[str, Path]:
     """The two sides of NAME=FILE."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise BingoError(f"'{text}' is not {what}, e.g. {example}")
+        raise InputError(f"'{text}' is not {what}, e.g. {example}")
     return name, Path(path)

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 
 
@@ -99,7 +99,7 @@ def register(
     from bingo_pl.streaming.budget import parse_bytes
 
     if bool(images) == (manifest is not None):
-        raise BingoError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
+        raise InputError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
     pairs = [pair(_named(text), "MODALITY=FILE", "t1=a.nii.gz") for text in images or ()]
     members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
     series = find([(member.modality, member.image) for member in members], values)
@@ -115,11 +115,11 @@ def register(
     doubtful = False
     if memory:
         if refine:
-            raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
+            raise InputError("--refine optimises all images at once and --memory streams them", "Leave one of them out")
         if overwrite or pairwise:
-            raise BingoError(
-                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory. Leave one of them out"
-                + (", or remove the old folder yourself" if overwrite else "")
+            raise InputError(
+                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory",
+                "Leave one of them out" + (", or remove the old folder yourself" if overwrite else ""),
             )
         size = parse_bytes(memory)
         written = register_files(

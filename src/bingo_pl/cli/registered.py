@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from bingo_pl.cli.common import Device, InterpolationName, Overwrite, console
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.storage.regular import exists
 
 
@@ -37,10 +37,10 @@ def estimate(
     from bingo_pl import api
 
     if (images is None) == (manifest is None):
-        raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
+        raise InputError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
     if manifest and shape:
-        raise BingoError(
-            f"--shape {shape} goes with --images: with --manifest the files tell it. Leave one of them out"
+        raise InputError(
+            f"--shape {shape} goes with --images: with --manifest the files tell it", "Leave one of them out"
         )
     predicted = api.estimate(
         manifest or images or 0, checkpoint, shape=_sizes(shape), memory=memory or None, device=device
@@ -50,7 +50,7 @@ def estimate(
 
 def _sizes(text: str) -> list[int]:
     if not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
-        raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
+        raise InputError(f"--shape {text} is no shape, e.g. 160x160")
     return [int(size) for size in text.split("x") if size]
 
 
@@ -116,16 +116,16 @@ def atlas(
     from bingo_pl.images.bids import read_bids
 
     if bool(add) + (manifest is not None) + (bids is not None) != 1:
-        raise BingoError(
+        raise InputError(
             "name either a MANIFEST or --bids to make an atlas of, or by --add who comes to a finished one"
         )
     if bids is None and (suffix or bids_label or bids_mask):
-        raise BingoError("--suffix, --bids-label and --bids-mask go with --bids. Leave them out, or name its folder")
+        raise InputError("--suffix, --bids-label and --bids-mask go with --bids", "Leave them out, or name its folder")
     if add:
         if affine or memory or spacing or overwrite or transform != "deformable":
-            raise BingoError(
-                "--add goes without --affine, --memory, --spacing, --overwrite and --transform: the atlas's hold. "
-                "Leave them out"
+            raise InputError(
+                "--add goes without --affine, --memory, --spacing, --overwrite and --transform: the atlas's hold",
+                "Leave them out",
             )
         newcomers = [_newcomer(text) for text in add]
         add_people(output, newcomers, checkpoint, images, jacobian, console)

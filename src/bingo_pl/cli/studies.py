@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bingo_pl.cli.common import Device, Experiment, MemoryOption, Overrides, console, on_device, pair
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.storage.names import check_file_name
 
 
@@ -60,7 +60,7 @@ def sweep(
     from bingo_pl.sweeps.local import run_local
 
     if not local and (seed is not None or output):
-        raise BingoError("--seed and --output go with --local: W&B draws and keeps its trials itself. Leave them out")
+        raise InputError("--seed and --output go with --local: W&B draws and keeps its trials itself", "Leave them out")
     search = sweeping.load(file, on_device(overrides, device))
     if local:
         run_local(search, output or Path("runs") / "sweeps" / search.name, seed or 0, count, agents, console)
@@ -88,7 +88,7 @@ def scalability(
     if of_method := [
         text for text in on_device(overrides, device) if text.startswith(("method=", "model.", "refine.", "intrinsic."))
     ]:
-        raise BingoError(f"{' '.join(of_method)}: the method is the checkpoint's as it is. Leave it out")
+        raise InputError(f"{' '.join(of_method)}: the method is the checkpoint's as it is", "Leave it out")
     experiment_name = settings.with_data(experiment_name, on_device(overrides, device))
     config = settings.load(experiment_name, on_device(overrides, device))
     name = name or Path(experiment_name).stem

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Literal
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, InputError
 
 Severity = Literal["error", "warning", "note"]
 """error: reading, training or registration would fail; warning: it would mislead; note: fine, but good to know."""
@@ -42,12 +42,11 @@ class Problem:
 
     @classmethod
     def refused(cls, error: BingoError, path: Path, why: str) -> Problem:
-        """What another part of the program raises about a file; the last sentence of its message is the remedy."""
-        what, _, remedy = str(error).removeprefix(f"{path}: ").rpartition(". ")
-        return cls("error", what, why, remedy)
+        """What another part of the program raises about a file."""
+        return cls("error", error.what.removeprefix(f"{path}: "), why, error.remedy)
 
     def error(self, path: Path) -> BingoError:
-        return BingoError(f"{path}: {self.what}. {self.remedy}")
+        return InputError(f"{path}: {self.what}", self.remedy)
 
 
 def refuse(path: Path, *problems: Problem | None) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError, InputError
 from bingo_pl.images.record import sha256_of
 from bingo_pl.storage.atomic import check_place, check_unused
 from bingo_pl.storage.regular import check_regular, is_folder
@@ -43,7 +43,7 @@ def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Pa
     check_place(folder)
     for path in inputs:
         if path.resolve().is_relative_to(folder.resolve()):
-            raise BingoError(f"{folder} holds {path}, which is read. Name another output")
+            raise InputError(f"{folder} holds {path}, which is read", "Name another output")
     listed = _listed(folder / record)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -64,4 +64,4 @@ def _listed(path: Path) -> dict[str, str]:
 
 
 def _not_ours(folder: Path, why: str) -> BingoError:
-    return BingoError(f"{folder} is not overwritten: {why}. Move what you need elsewhere, or name another folder")
+    return FileError(f"{folder} is not overwritten: {why}", "Move what you need elsewhere, or name another folder")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError, DivergenceError
+from bingo_pl.errors import DivergenceError, InputError
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.losses import Similarity, voxel_share
 from bingo_pl.methods.priors import group_bending
@@ -92,8 +92,9 @@ class Descent:
             value = energy(_without_mean(velocity))
             if not value.isfinite():
                 raise DivergenceError(
-                    f"the optimisation diverged: its energy is {value:g}. Use a lower learning rate (iterative."
-                    f"learning_rate, refine.learning_rate; here {self.learning_rate:g})"
+                    f"the optimisation diverged: its energy is {value:g}",
+                    "Use a lower learning rate (iterative."
+                    f"learning_rate, refine.learning_rate; here {self.learning_rate:g})",
                 )
             # A sum over voxels, so that slopes do not depend on their number.
             (start.shape[3:].numel() * value).backward()
@@ -251,15 +252,17 @@ class Amortised(SimilarityRegistrar):
         wanted = list(range(self.network.modalities))
         for name, modalities in zip(batch.names, batch.modalities.tolist(), strict=True):
             if sorted(modalities) != wanted:
-                raise BingoError(
+                raise InputError(
                     f"group '{name}' has images of modalities {modalities}, but the network takes exactly one of each "
-                    f"of {wanted}. Register complete groups (no data.images_per_step), or use BInGo or an iterative "
-                    "method, which take any group."
+                    f"of {wanted}",
+                    "Register complete groups (no data.images_per_step), or use BInGo or an iterative "
+                    "method, which take any group",
                 )
         if any(size % self.network.stride for size in batch.shape):
-            raise BingoError(
+            raise InputError(
                 f"image size {tuple(batch.shape)} is not divisible by {self.network.stride}, the network's coarsest "
-                "stride. Pad or crop the images (data.roi)."
+                "stride",
+                "Pad or crop the images (data.roi)",
             )
 
 
@@ -271,9 +274,10 @@ def image_pyramid(images: Tensor, levels: int) -> list[Tensor]:
     """
     shape = tuple(images.shape[3:])
     if min(shape) / 2 ** (levels - 1) < SMALLEST_LEVEL:
-        raise BingoError(
+        raise InputError(
             f"images of {shape} voxels are too small for {levels} pyramid levels: the coarsest would have fewer than "
-            f"{SMALLEST_LEVEL} voxels along an axis. Use fewer levels (iterative.levels)."
+            f"{SMALLEST_LEVEL} voxels along an axis",
+            "Use fewer levels (iterative.levels)",
         )
     pyramid = [images]
     for _ in range(levels - 1):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.losses import Similarity, voxel_share
 from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead, in_windows
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
@@ -287,10 +287,10 @@ class Bingo(Registrar):
     def check_shape(self, shape: Shape) -> None:
         """Raises `BingoError` where images of spatial ``shape`` do not fit the network."""
         if len(shape) != self.dims or any(size % self.stride for size in shape):
-            raise BingoError(
+            raise InputError(
                 f"image size {tuple(shape)} does not fit the network: wanted {self.dims} sizes divisible by its "
-                f"coarsest stride, {self.stride}. Pad or crop the images (data.roi), or use fewer scales "
-                "(model.channels)"
+                f"coarsest stride, {self.stride}",
+                "Pad or crop the images (data.roi), or use fewer scales (model.channels)",
             )
 
 
@@ -323,10 +323,10 @@ def _expert_through(features: Tensor, displacement: Tensor | None) -> Gaussian:
 
 def _check_architecture(channels: Sequence[int], velocity_scales: Sequence[int]) -> None:
     if not channels or any(width < 2 or width % 2 for width in channels):
-        raise BingoError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
+        raise InputError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
     falling = all(a >= b for a, b in itertools.pairwise(velocity_scales))
     if not velocity_scales or not falling or not 0 <= velocity_scales[-1] <= velocity_scales[0] < len(channels):
-        raise BingoError(
+        raise InputError(
             f"model.velocity_scales={[*velocity_scales]}: wanted numbers that do not rise, from "
             f"{len(channels) - 1} (the coarsest of model.channels) to 0"
         )

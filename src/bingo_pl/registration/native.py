@@ -17,7 +17,7 @@ from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.similarity import Combined, Experts, Information, Similarity
 from bingo_pl.alignment.transforms import Fields, fields_of
 from bingo_pl.alignment.volume import Picture
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.images.affine import Stage, overlap
 from bingo_pl.images.grids import Grid
@@ -57,9 +57,10 @@ class Space:
         to_index = np.linalg.inv(scan.grid.affine) @ self.frame
         kept = [*range(self.dims), 3]
         if self.dims == 2 and abs(scan.grid.directions[:, 2] @ self.frame[:3, 2]) < PARALLEL:
-            raise BingoError(
+            raise InputError(
                 f"{scan.title}: this slice does not lie in the plane of the first one, so no map within a plane aligns "
-                "them. Correct its header, or give slices of one plane"
+                "them",
+                "Correct its header, or give slices of one plane",
             )
         shape = scan.grid.shape[: self.dims]
         region = scan.mask.numpy()[0].reshape(shape) > 0 if scan.masked else None
@@ -236,5 +237,5 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
         return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
     grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger --spacing")
     if max(grid.shape) < FEWEST_VOXELS:
-        raise BingoError(f"of the images, {grid} would be left. Give a smaller --spacing")
+        raise InputError(f"of the images, {grid} would be left", "Give a smaller --spacing")
     return grid

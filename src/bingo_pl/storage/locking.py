@@ -11,11 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 from bingo_pl.storage.atomic import check_place, replacing
 
 
-class InUseError(BingoError):
+class InUseError(FileError):
     """Another process works in the folder."""
 
 
@@ -38,12 +38,12 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise InUseError(
-            f"{folder} is in use by {_read(holder)}. Wait until it ends, stop it, or name another folder"
+            f"{folder} is in use by {_read(holder)}", "Wait until it ends, stop it, or name another folder"
         ) from None
     except OSError as error:
-        raise BingoError(
-            f"cannot make a lock in {folder.parent}: {error.strerror or error}. Wanted: a folder you may write to. "
-            "Name another one"
+        raise FileError(
+            f"cannot make a lock in {folder.parent}: {error.strerror or error}. Wanted: a folder you may write to",
+            "Name another one",
         ) from error
     outermost = lock.lock_counter == 1
     try:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ class Shard:
             BingoError: there are more processes than images.
         """
         if size < self.ranks:
-            raise BingoError(f"{self.ranks} processes cannot share {size} images. Start at most {size}")
+            raise InputError(f"{self.ranks} processes cannot share {size} images", f"Start at most {size}")
         return range(size * self.rank // self.ranks, size * (self.rank + 1) // self.ranks)
 
     def total(self, part: Tensor) -> Tensor:

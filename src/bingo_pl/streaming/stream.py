@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.bingo import Bingo, DomainOrder
 from bingo_pl.methods.posterior import ExpertSums, Gaussian
 from bingo_pl.streaming.budget import Budget, level_shape
@@ -137,7 +137,7 @@ def register_stream(
     assert not bingo.training, "a group can be streamed in evaluation mode only"
     shard = shard or Shard()
     if not len(source):
-        raise BingoError("the group holds no image. Give at least one")
+        raise InputError("the group holds no image", "Give at least one")
     shape = source[0].image.shape[1:]
     bingo.check_shape(shape)
     members = shard.members(len(source))
@@ -258,7 +258,7 @@ class _Sweeps:
         elif not torch.isfinite(one.image).all():
             problem = "has NaN or Inf voxels, wanted finite ones. Mend it or leave it out"
         if problem:
-            raise BingoError(f"image {member} of the group ({self.source.identity(member)}) {problem}")
+            raise InputError(f"image {member} of the group ({self.source.identity(member)}) {problem}")
 
 
 def _plan(bingo: Bingo, source: GroupSource, members: range, shape: Sequence[int], chunk: int, shard: Shard) -> Plan:

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, InputError
 from bingo_pl.models.checkpoints import read_whole
 from bingo_pl.storage import sealed
 from bingo_pl.storage.atomic import replacing
@@ -88,10 +88,12 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             default_root_dir=folder,
         )
+    except BingoError:
+        raise
     except (MisconfigurationException, ValueError, ImportError) as error:
-        raise BingoError(
-            f"device '{trainer.accelerator}' cannot be used, or not {trainer.devices} of it ({error}). Wanted: auto, "
-            "cpu, gpu or mps (trainer.accelerator), as far as this machine has it"
+        raise InputError(
+            f"device '{trainer.accelerator}' cannot be used, or not {trainer.devices} of it ({error})",
+            "Wanted: auto, cpu, gpu or mps (trainer.accelerator), as far as this machine has it",
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from bingo_pl import config as settings
 from bingo_pl.config import Config, IntrinsicConfig, RefineConfig
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 INDIFFERENT = (
     "name",
@@ -62,19 +62,19 @@ def refuse_edited(run: Path, old: Config, new: Config) -> None:
     said = {line.partition(":")[0] for line in changes(old, new)}
     edits = [line for line in changes(old, written) if line.partition(":")[0] not in said]
     if edits:
-        raise BingoError(
-            f"{path} is not what the run's checkpoint was made with: {'; '.join(edits)}. A resume takes its settings "
-            "from the checkpoint: give the changed ones as KEY=VALUE, or restore the file"
+        raise InputError(
+            f"{path} is not what the run's checkpoint was made with: {'; '.join(edits)}",
+            "A resume takes its settings from the checkpoint: give the changed ones as KEY=VALUE, or restore the file",
         )
 
 
 def refuse_other_processes(checkpoint: Path, old: int, new: int) -> None:
     """Raises `BingoError` where a run would go on with another number of processes (devices times machines)."""
     if old != new:
-        raise BingoError(
+        raise InputError(
             f"{checkpoint} was trained by {old} process(es), and {new} would go on: {old} -> {new}. The batches would "
-            f"be others, so the run would not go on exactly. Set trainer.devices as it was, or pass "
-            "--allow-changed-processes"
+            "be others, so the run would not go on exactly",
+            "Set trainer.devices as it was, or pass --allow-changed-processes",
         )
 
 
@@ -89,10 +89,11 @@ def refuse_other_data(checkpoint: Path, provenance: Mapping[str, Any], data: Gro
     if data.fingerprint() != provenance["data"]:
         named = _different(provenance["cases"], case_keys(data)) if "cases" in provenance else []
         different = named or ["which cases differ, the checkpoint does not say"]
-        raise BingoError(
+        raise InputError(
             f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
             f"{checkpoint} was trained on: {'; '.join(different)}. The run would "
-            "not go on exactly. Restore them, or pass --allow-changed-data"
+            "not go on exactly",
+            "Restore them, or pass --allow-changed-data",
         )
 
 
