@@ -9,7 +9,7 @@ needs_checkpoint = $(if $(CKPT),,$(error name the checkpoint: CKPT=runs/<name>/c
 ROOT = $(if $(DATA_ROOT),data.root="$(DATA_ROOT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install model train resume table scalability atlas sweep evaluate screenshots benchmark test lint typecheck clean
+.PHONY: help install model train resume table scalability atlas sweep evaluate screenshots benchmark docs test lint typecheck clean
 
 help: ## List the targets
 	@echo "make TARGET [DATASET=mscmr|brats|learn2reg|manifest] [DATA_ROOT=folder] [CKPT=file] [ARGS='key=value ...']"
@@ -26,10 +26,10 @@ $(BIN)/.installed: constraints.txt setup.cfg pyproject.toml
 train: install ## Train on DATASET; without DATA_ROOT on its embedded phantom cohort
 	$(BIN)/bingo train $(DATASET) $(ROOT) $(ARGS)
 
-resume: install ## Go on from CKPT, to the bit, from the last finished epoch
+resume: install ## Resume CKPT, bit-exact, from its last step
 	$(call needs_checkpoint)$(BIN)/bingo resume "$(CKPT)" $(ARGS)
 
-table: install ## Compare METHODS (all) on the test groups of DATASET; interrupted, it goes on with what is missing
+table: install ## Compare METHODS (all) on the test groups of DATASET; interrupted, it resumes with what is missing
 	$(BIN)/bingo table $(DATASET) $(ROOT) $(ARGS) $(if $(METHODS),--methods "$(METHODS)")
 
 scalability: install ## Register test groups of DATASET merged to ever larger groups with CKPT: 3 to 1,320 images; MEMORY=1GB
@@ -44,16 +44,20 @@ sweep: install ## Search settings with the sweep of DATASET's name on W&B; LOCAL
 evaluate: install ## Test CKPT on its own test groups, or on those of DATASET and DATA_ROOT
 	$(call needs_checkpoint)$(BIN)/bingo evaluate "$(CKPT)" $(if $(DATA_ROOT),data.dataset=$(DATASET)) $(ROOT) $(ARGS)
 
-model: install ## Train the ready models anew, which register any modality: that of 2D images, from it that of 3D ones
+model: install ## Train the ready models again, which register any modality: the 2D one, and from it the 3D one
 	$(BIN)/python -m bingo_pl.training.make_model 2 $(ARGS)
 	$(BIN)/python -m bingo_pl.training.make_model 3 $(ARGS)
 
-screenshots: install ## Make docs/report.png and atlas.png anew: register synthetic images with CKPT of DATASET mscmr, photograph (Chromium)
-	$(call needs_checkpoint)$(BIN)/python docs/screenshots.py "$(CKPT)"
+screenshots: install ## Make the pictures of README and docs: register the scans of bingo example, photograph the pages (Chromium)
+	$(BIN)/python docs/screenshots.py
 
 benchmark: install ## Time warps, integration, similarity, training, registration beside MONAI and VoxelMorph; ARGS=EXPERIMENT
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt voxelmorph==0.3.4
 	$(BIN)/python -m benchmarks.speed $(ARGS) --output runs/speed.csv
+
+docs: install ## Write the documentation as a site to site/, strictly: a broken link is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto

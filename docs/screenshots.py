@@ -1,7 +1,7 @@
-"""Pictures of pages in README and docs, made anew: ``make screenshots CKPT=runs/mscmr/checkpoints/best.ckpt``.
+"""Pictures of README and docs: ``make screenshots``.
 
-Three synthetic cardiac sequences of one patient and one of another, each deformed, are registered; two of each of some
-people make an atlas. The pages are photographed in headless Chromium.
+The scans of ``bingo example`` are registered; the pages of results that pass, ask for a look and fail, and that of an
+atlas, are photographed in headless Chromium.
 """
 
 from __future__ import annotations
@@ -9,30 +9,36 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import torch
-from bingo_pl.images.members import Member
+from matplotlib.figure import Figure
+from nibabel.processing import resample_from_to
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from scipy.ndimage import gaussian_filter
 
-from bingo_pl import atlas, register
+from bingo_pl import atlas, example, register
 from bingo_pl.errors import BingoError
-from bingo_pl.misalign import draw_displacements
+from bingo_pl.images.members import Member
 from bingo_pl.phantoms.cohorts import write_cohort
-from bingo_pl.seeding import generator
-from bingo_pl.spatial import warp, warp_labels
+from bingo_pl.phantoms.example import CONTRASTS
+from bingo_pl.registration.registered import RegisteredGroup
 
+DOCS = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SEQUENCES = ("C0", "LGE", "T2")
 PEOPLE = 9
-CONTROL_SPACING, SHARE = 16, 0.25
-"""Voxels between the control points of the deformations, and how far they move at most, as a share of that."""
+STRUCTURES = {"fluid": "#56b4e9", "tumour": "#e69f00"}
+"""What is outlined, in colours for all eyes (Okabe and Ito)."""
+FLUID, TUMOUR = 5, 6
+"""Label ids of the example."""
+SMOOTH_MM = 1.5
+"""Of the outlines, so that furrows do not tangle them."""
 
 
 def find_browser() -> str | None:
@@ -40,7 +46,7 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1900) -> None:
+def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1500) -> None:
     """Write the top of a page as PNG.
 
     Raises:
@@ -66,38 +72,66 @@ def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1900)
     opaque.save(picture, optimize=True)
 
 
-def make_group(root: Path) -> tuple[list[tuple[str, Path]], dict[str, Path]]:
-    """Write a group of 2D images and label maps; (modality, image) pairs, and label maps by the images' names."""
-    write_cohort("manifest", root / "cohort", subjects=6, seed=0)
-    rows = pd.read_csv(root / "cohort" / "manifest.csv")
-    complete = rows.groupby("group").filter(lambda group: sorted(group["modality"]) == sorted(SEQUENCES))
-    subjects = complete["subject"].unique()
-    group = complete[complete["group"] == complete.loc[complete["subject"] == subjects[0], "group"].iloc[0]]
-    stranger = complete[(complete["subject"] == subjects[-1]) & (complete["modality"] == "T2")].head(1)
-    chosen = pd.concat([group, stranger])
-    affine = nib.load(root / "cohort" / group["image"].iloc[0]).affine
-    pairs, labels = [], {}
-    for number, (name, row) in enumerate(zip([*group["modality"], "T2_2"], chosen.itertuples(), strict=True)):
-        files = {}
-        for kind, move in (("image", warp), ("label", warp_labels)):
-            array = np.asarray(nib.load(root / "cohort" / getattr(row, kind)).dataobj)
-            voxels = torch.from_numpy(array.astype(np.float32)).reshape(1, 1, *array.shape[:2])
-            field = draw_displacements(
-                1, tuple(array.shape[:2]), (CONTROL_SPACING,), SHARE, generator("screenshot", number)
-            )
-            files[kind] = root / f"{name}_{kind}.nii.gz"
-            moved = move(voxels, field)[0, 0, ..., None].numpy().astype(array.dtype)
-            nib.save(nib.Nifti1Image(moved, affine), files[kind])
-        pairs.append((str(row.modality), files["image"]))
-        labels[name] = files["label"]
-    return pairs, labels
+def draw_group(group: RegisteredGroup, scans: Path, picture: Path) -> None:
+    """Each contrast before and after in one axial plane, T1's structures drawn over all of them."""
+    grid = nib.Nifti1Image(np.zeros(group.grid.shape, np.uint8), group.grid.affine)
+    labels = nib.load(scans / "labels" / "t1.nii.gz")
+    before = {
+        name: resample_from_to(nib.load(scans / "head" / f"{name}.nii.gz"), grid, order=1).get_fdata()
+        for name in CONTRASTS
+    }
+    moments = {
+        "before": (before, resample_from_to(labels, grid, order=0).get_fdata()),
+        "after": ({name: group[name].image for name in CONTRASTS}, group["t1"].label),
+    }
+    assert moments["after"][1] is not None
+    tumour = np.argwhere(moments["after"][1] == TUMOUR).mean(axis=0).round().astype(int)
+    up = int(np.abs(group.grid.affine[2, :3]).argmax())
+    figure = Figure((9.6, 5.6), facecolor="black")
+    panels = figure.subplots(2, len(CONTRASTS), gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    figure.subplots_adjust(0, 0, 1, 1)
+    whole = _axial(moments["after"][0]["flair"], group.grid.affine, up, tumour[up])
+    rows, columns = np.nonzero(whole > 0.08 * whole.max())
+    for ax, (moment, name) in zip(panels.flat, [(m, n) for m in moments for n in CONTRASTS], strict=True):
+        images, ids = moments[moment]
+        assert ids is not None
+        shown, structures = (_axial(volume, group.grid.affine, up, tumour[up]) for volume in (images[name], ids))
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=np.percentile(shown, 98))
+        outlined = {"fluid": structures == FLUID, "tumour": structures == TUMOUR}
+        for structure, inside in outlined.items():
+            smooth = gaussian_filter(inside.astype(float), SMOOTH_MM / group.grid.spacing.min())
+            ax.contour(smooth, [0.5], colors=STRUCTURES[structure], linewidths=1)
+        ax.set(xlim=(columns.min() - 8, columns.max() + 8), ylim=(rows.max() + 8, rows.min() - 8))
+        ax.text(0.03, 0.97, f"{name}, {moment}", color="white", fontsize=10, va="top", transform=ax.transAxes)
+        ax.axis("off")
+    with matplotlib.rc_context({"savefig.facecolor": "black"}):
+        figure.savefig(picture, dpi=110)
+    with Image.open(picture) as image:
+        image.convert("RGB").quantize(128).save(picture, optimize=True)
+
+
+def _axial(volume: NDArray, affine: NDArray, up: int, place: int) -> NDArray:
+    """A plane in radiological convention: the patient's right is left, the front is up."""
+    plane = np.moveaxis(volume, up, -1)[..., place]
+    left = int(np.abs(np.delete(affine[0, :3], up)).argmax())
+    plane = plane.T if left == 0 else plane
+    across, along = (np.delete(affine[row, :3], up) for row in (0, 1))
+    plane = plane[:, ::-1] if across[left] > 0 else plane
+    return plane[::-1] if along[1 - left] > 0 else plane
+
+
+def turned(file: Path, target: Path) -> Path:
+    """A copy whose header says that the patient lies the other way round."""
+    image = nib.load(file)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine), target)
+    return target
 
 
 def make_people(root: Path) -> list[Member]:
     """Write a slice of each of some people in two sequences, with labels; the last person's are upside down."""
     write_cohort("manifest", root / "cohort", subjects=PEOPLE, seed=1)
     rows = pd.read_csv(root / "cohort" / "manifest.csv")
-    rows = rows[rows["modality"].isin(SEQUENCES[::2])]
+    rows = rows[rows["modality"].isin(["C0", "T2"])]
     members = []
     for subject, own in rows.groupby("subject"):
         groups = list(own.groupby("group"))
@@ -112,15 +146,38 @@ def make_people(root: Path) -> list[Member]:
     return members
 
 
-def main(checkpoint: Path, report: Path, page: Path) -> None:
-    """Register the group with a model that knows `SEQUENCES`, make the atlas, and photograph both pages."""
+def main() -> None:
+    """Make all pictures."""
+    console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        made = atlas(make_people(Path(folder) / "people"), Path(folder) / "atlas", device="cpu", console=Console())
-        photograph(made / "report.html", page, width=1400, height=1800)
-        images, labels = make_group(Path(folder))
-        group = register(images, checkpoint, labels=labels, device="cpu", console=Console())
-        photograph(group.write(Path(folder) / "out") / "report.html", report)
+        root = Path(folder)
+        scans = example(root / "scans")
+        head = scans / "head"
+        names = [head / f"{name}.nii.gz" for name in CONTRASTS]
+        labels = {name: scans / "labels" / f"{name}.nii.gz" for name in CONTRASTS}
+        group = register(names, labels=labels, device="cpu", console=console)
+        draw_group(group, scans, DOCS / "head.png")
+        photograph(group.write(root / "out") / "report.html", DOCS / "report.png")
+        doubtful = {"t1": head / "t1.nii.gz", "flair": turned(head / "flair.nii.gz", root / "flair.nii.gz")}
+        photograph(
+            register(doubtful, device="cpu", console=console).write(root / "warn") / "report.html",
+            DOCS / "report_warn.png",
+            height=1000,
+        )
+        heart = nib.load(scans / "series" / "molli.nii.gz")
+        wrong = {
+            "t1": head / "t1.nii.gz",
+            "flair": head / "flair.nii.gz",
+            "t2": (heart.get_fdata()[..., 7], heart.affine),
+        }
+        photograph(
+            register(wrong, device="cpu", console=console).write(root / "fail") / "report.html",
+            DOCS / "report_fail.png",
+            height=1000,
+        )
+        made = atlas(make_people(root / "people"), root / "atlas", device="cpu", console=console)
+        photograph(made / "report.html", DOCS / "atlas.png", width=1400, height=1800)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *(Path(__file__).with_name(name) for name in ("report.png", "atlas.png")))
+    main()

@@ -200,3 +200,13 @@ def test_a_file_that_is_not_on_the_grid_it_claims_to_be_from_is_named(registrati
     (tmp_path / "out.nii.gz").unlink()
     _, said = moved(registration, "b", path)
     assert said == ""
+
+
+@pytest.mark.parametrize(("name", "warned"), [("a_seg.nii.gz", True), ("a.nii.gz", False)])
+def test_a_label_map_that_is_moved_as_an_image_is_named(
+    registration: Path, tmp_path: Path, name: str, warned: bool
+) -> None:
+    blob(tmp_path / name, (20, 17))
+    said = Console(file=io.StringIO(), width=1000)
+    apply(registration, "a", "b", tmp_path / name, tmp_path / "out.nii.gz", console=said)
+    assert ("by its name a label, but moved as an image" in said.file.getvalue()) == warned  # type: ignore[attr-defined]

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bingo_pl.images.members import Member
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.linalg import logm
@@ -24,6 +23,7 @@ from bingo_pl.alignment.means import centred_affines
 from bingo_pl.atlases import template as atlas
 from bingo_pl.cli import main
 from bingo_pl.images.grids import Grid
+from bingo_pl.images.members import Member
 
 from .conftest import smooth
 from .test_affine import GRIDS, image, move

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bingo_pl.images.members import Member
 
 from bingo_pl import BingoError
 from bingo_pl.images.bids import read_bids
+from bingo_pl.images.members import Member
 
 from .test_cli import run
 

@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bingo_pl.images.members import Member
 
 from bingo_pl import BingoError, config
+from bingo_pl.images.members import Member
 from bingo_pl.models.model import Model
 from bingo_pl.streaming.estimate import estimate
 from bingo_pl.streaming.file_source import FileSource, place

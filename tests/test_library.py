@@ -219,7 +219,7 @@ def test_what_is_no_image_is_refused_with_what_is_wanted(image: Any, message: st
 
 def test_images_without_modality_are_refused(model: Model) -> None:
     with pytest.raises(BingoError, match="do not say what they are"):
-        model.register(["a.nii.gz", "b.nii.gz"])  # type: ignore[list-item]
+        model.register([(np.zeros((3, 3, 3)), np.eye(4))])  # type: ignore[list-item]
 
 
 def test_what_comes_out_prints_in_ten_lines(model: Model, tmp_path: Path) -> None:

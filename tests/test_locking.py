@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bingo_pl.images.members import Member
 from rich.console import Console
 
 from bingo_pl import BingoError
 from bingo_pl.config import TableConfig, load_table
+from bingo_pl.images.members import Member
 from bingo_pl.registration.streamed import register_files
 from bingo_pl.storage.locking import InUseError, held, holder_of
 from bingo_pl.studies.comparison import compare

@@ -64,7 +64,7 @@ def test_every_command_has_the_shared_options(name: str) -> None:
     options = {text: option for option in COMMANDS[name].params for text in option.opts}
     assert {"--threads", "--verbose", "-v"} <= set(options)
     assert ("--output" in options) == ("-o" in options)
-    computes = name not in ("apply", "check", "report")
+    computes = name not in ("apply", "check", "convert", "example", "report")
     assert ("--device" in options) == computes
     if computes:
         assert options["--device"].help == "Where to compute"

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
-from bingo_pl.images.members import Member
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -32,6 +31,7 @@ from bingo_pl.atlases.pooling import View
 from bingo_pl.checking.manifest_listing import list_manifest
 from bingo_pl.cli import main
 from bingo_pl.images.manifest import PEOPLE, read_group
+from bingo_pl.images.members import Member
 from bingo_pl.images.record import read_record
 from bingo_pl.images.resampling import to_array
 from bingo_pl.images.scans import read_scan

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
-from bingo_pl.images.intensity import PERCENTILES, Window, foreground
 from numpy.typing import NDArray
 
 from bingo_pl import register
 from bingo_pl.alignment import volume
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.images import scans
+from bingo_pl.images.intensity import PERCENTILES, Window, foreground
 from bingo_pl.images.transforms import write_image
 from bingo_pl.registration import registered
 from bingo_pl.report import display, page

@@ -22,7 +22,9 @@ from bingo_pl.errors import BingoError, BingoWarning
 if TYPE_CHECKING:
     from bingo_pl.api import Model, atlas, check, estimate, train
     from bingo_pl.batch import UNLABELLED, GroupBatch
+    from bingo_pl.phantoms.example import example
     from bingo_pl.registration.apply import apply
+    from bingo_pl.registration.convert import convert
     from bingo_pl.registration.workflow import register
     from bingo_pl.training.task import RegistrationTask
 
@@ -36,7 +38,9 @@ __all__ = [
     "apply",
     "atlas",
     "check",
+    "convert",
     "estimate",
+    "example",
     "register",
     "train",
 ]
@@ -49,7 +53,9 @@ _HOMES = {
     "apply": "bingo_pl.registration.apply",
     "atlas": "bingo_pl.api",
     "check": "bingo_pl.api",
+    "convert": "bingo_pl.registration.convert",
     "estimate": "bingo_pl.api",
+    "example": "bingo_pl.phantoms.example",
     "register": "bingo_pl.registration.workflow",
     "train": "bingo_pl.api",
 }

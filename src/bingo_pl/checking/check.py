@@ -10,11 +10,11 @@ from pathlib import Path
 from bingo_pl.checking.fixing import mend
 from bingo_pl.checking.folder_listing import list_folder
 from bingo_pl.checking.group_pitfalls import Seen, cohort_findings, group_findings
-from bingo_pl.checking.listing import FORMATS, Finding, Listing, ending
+from bingo_pl.checking.listing import Finding, Listing
 from bingo_pl.checking.manifest_listing import list_manifest
-from bingo_pl.checking.naming import role_of
 from bingo_pl.checking.pitfalls import header_pitfalls, image_pitfalls, label_pitfalls, mask_pitfalls
 from bingo_pl.errors import FileError, InputError
+from bingo_pl.images.naming import FORMATS, ending, role_of
 from bingo_pl.images.problems import Mend, Problem, Severity, found
 from bingo_pl.images.volume import Volume, open_volume
 from bingo_pl.storage.atomic import check_place

@@ -7,9 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bingo_pl.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
-from bingo_pl.checking.naming import case_and_modality, has_channels, place_of, role_of, stem_of, without_role
+from bingo_pl.checking.listing import Finding, Group, Listing, foreign
 from bingo_pl.images.members import Member
+from bingo_pl.images.naming import (
+    FORMATS,
+    case_and_modality,
+    ending,
+    has_channels,
+    place_of,
+    role_of,
+    stem_of,
+    without_role,
+)
 from bingo_pl.images.problems import Problem
 
 FOREIGN = (".dcm", ".ima", ".hdr", ".img", ".mif", ".mnc", ".par", ".rec", ".nii.bz2", ".nii.zst")

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bingo_pl.images.members import Member
+from bingo_pl.images.naming import FORMATS
 from bingo_pl.images.problems import Problem
-
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
-"""One file a volume, with its place in space."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Listing:
     def name(self, path: Path) -> str:
         """How messages call a file."""
         return os.path.relpath(path, self.folder)
-
-
-def ending(path: Path, suffixes: tuple[str, ...]) -> str:
-    """The longest of the suffixes that a file's name ends with, or nothing."""
-    return max((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), key=len, default="")
 
 
 def foreign(suffix: str) -> Problem:

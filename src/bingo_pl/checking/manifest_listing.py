@@ -6,10 +6,11 @@ import dataclasses
 import os
 from pathlib import Path
 
-from bingo_pl.checking.listing import FORMATS, Finding, Group, Listing, ending, foreign
+from bingo_pl.checking.listing import Finding, Group, Listing, foreign
 from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort_problems
 from bingo_pl.images.manifest import GROUP, PEOPLE, Manifest, Row, read_manifest
 from bingo_pl.images.members import Member
+from bingo_pl.images.naming import FORMATS, ending
 
 
 def list_manifest(path: Path) -> Listing:

@@ -8,10 +8,11 @@ import typer
 
 from bingo_pl.cli.checking import check
 from bingo_pl.cli.common import console
+from bingo_pl.cli.example import example
 from bingo_pl.cli.options import sharing
 from bingo_pl.cli.process import run
 from bingo_pl.cli.register import register
-from bingo_pl.cli.registered import apply, atlas, estimate, report
+from bingo_pl.cli.registered import apply, atlas, convert, estimate, report
 from bingo_pl.cli.studies import scalability, sweep, table
 from bingo_pl.cli.training import evaluate, resume, train
 
@@ -22,7 +23,22 @@ EXIT_STATUS = (
     "70 an error of the program; 130 or 143 stopped by Ctrl-C or SIGTERM."
 )
 
-COMMANDS = (train, resume, evaluate, table, sweep, scalability, estimate, check, register, atlas, apply, report)
+COMMANDS = (
+    example,
+    check,
+    register,
+    apply,
+    convert,
+    report,
+    atlas,
+    estimate,
+    train,
+    resume,
+    evaluate,
+    table,
+    sweep,
+    scalability,
+)
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -17,10 +17,13 @@ def check(
         str, typer.Option(help="The ids that label maps may hold, with commas between. Empty: any")
     ] = "",
     fix: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write mended copies here where that is safe; overwrites nothing")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for corrected copies, where that is safe; nothing in it is overwritten"
+        ),
     ] = None,
 ) -> None:
-    """Read every image file and say what would fail or mislead, why it matters and how to mend it.
+    """Read every image file and say what would fail or mislead, why it matters and how to fix it.
 
     The exit status is 1 where there is an error or a warning, else 0.
     """

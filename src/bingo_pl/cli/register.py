@@ -12,6 +12,7 @@ from rich.markup import escape
 from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair
 from bingo_pl.errors import InputError
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
+from bingo_pl.storage.regular import exists
 
 
 def register(
@@ -22,7 +23,8 @@ def register(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODALITY=FILE]...", help="Group, e.g. t1=a.nii.gz t2=b.nii.gz; or one 4D file, e.g. series.nii.gz"
+            metavar="[[MODALITY=]FILE]...",
+            help="Group, e.g. t1=a.nii.gz t2=b.nii.gz, or p1_t1.nii.gz p1_t2.nii.gz; or one 4D file",
         ),
     ] = None,
     manifest: Annotated[
@@ -86,7 +88,7 @@ def register(
     """Register the images of one group at their own resolution; write them, a template, transforms and a report.
 
     The volumes of a 4D file are a group. Sizes, voxels and orientations may differ. The exit status is 1 where the
-    result is in doubt: see what is printed and the report. With --memory, killed, it goes on by the same command.
+    result is in doubt: see what is printed and the report. Killed with --memory, it resumes by the same command.
     """
     from bingo_pl.images.manifest import read_group
     from bingo_pl.images.members import Member
@@ -99,8 +101,8 @@ def register(
     from bingo_pl.streaming.budget import parse_bytes
 
     if bool(images) == (manifest is not None):
-        raise InputError("name the images either as MODALITY=FILE, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
-    pairs = [pair(_named(text), "MODALITY=FILE", "t1=a.nii.gz") for text in images or ()]
+        raise InputError("name the images either as arguments, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
+    pairs = [_image(text) for text in images or ()]
     members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
     series = find([(member.modality, member.image) for member in members], values)
     names = names_of(member.modality for member in members)
@@ -159,8 +161,14 @@ def register(
     raise typer.Exit(1 if doubtful else 0)
 
 
-def _named(text: str) -> str:
-    """A 4D file needs no modality: it is called by its kind."""
-    from bingo_pl.images.series import DEFAULT_NAME, count_volumes
+def _image(text: str) -> tuple[str, Path]:
+    """(modality, image) from MODALITY=FILE, or from a file's name."""
+    from bingo_pl.images.series import named
 
-    return f"{DEFAULT_NAME}={text}" if "=" not in text and count_volumes(Path(text)) > 1 else text
+    if "=" in text:
+        return pair(text, "MODALITY=FILE", "t1=a.nii.gz")
+    if not exists(Path(text)):
+        raise InputError(
+            f"'{text}' is not MODALITY=FILE, e.g. t1=a.nii.gz, and there is no file of that name", "Correct it"
+        )
+    return named(text)

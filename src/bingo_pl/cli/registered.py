@@ -182,6 +182,23 @@ def apply(
     raise typer.Exit(0 if applied.arrived else 1)
 
 
+def convert(
+    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
+    source: Annotated[str, typer.Option("--from", help="The member whose images are moved, or template")],
+    target: Annotated[str, typer.Option("--to", help="The member to which they are moved, or template")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="FSL's matrix (.mat), FSL's warp (.nii.gz) or FreeSurfer's linear map (.lta)"
+        ),
+    ],
+) -> None:
+    """Write what moves images from one member of a registered group to another in the format of FSL or FreeSurfer."""
+    from bingo_pl.registration import convert as conversion
+
+    console.print(f"written: {escape(str(conversion.convert(registration, source, target, output)))}", soft_wrap=True)
+
+
 def report(
     registration: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register or bingo atlas wrote")

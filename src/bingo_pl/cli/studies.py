@@ -24,7 +24,7 @@ def table(
 ) -> None:
     """Compare methods on the same test groups, misaligned alike. Training is done where no checkpoint is given.
 
-    Interrupted, the same command goes on with what is missing.
+    Interrupted, the same command resumes with what is missing.
     """
     from bingo_pl import config as settings
     from bingo_pl.studies import comparison
@@ -46,7 +46,7 @@ def table(
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A W&B sweep file (YAML) or the name of one of ours")],
     overrides: Overrides = None,
-    local: Annotated[bool, typer.Option("--local", help="Without W&B and network; interrupted, it goes on")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Without W&B and network; interrupted, it resumes")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Trials at most (on W&B: of each agent)")] = None,
     agents: Annotated[int, typer.Option(min=1, help="Trials at a time; the GPUs are shared out")] = 1,
     seed: Annotated[int | None, typer.Option(help="Of a random search with --local; 0 if not given")] = None,
@@ -79,7 +79,7 @@ def scalability(
 ) -> None:
     """Register merged test groups of growing size, streamed, and plot accuracy, time and memory (Fig. 4).
 
-    The experiment gives the data, the checkpoint the method. Killed, it goes on by the same command.
+    The experiment gives the data, the checkpoint the method. Killed, it resumes by the same command.
     """
     from bingo_pl import config as settings
     from bingo_pl.streaming.budget import parse_bytes

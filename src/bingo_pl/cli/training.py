@@ -13,7 +13,7 @@ def train(
     name: Experiment,
     overrides: Overrides = None,
     go_on: Annotated[
-        bool, typer.Option("--continue", help="Go on with the run of this name if there is one; leave it if it is done")
+        bool, typer.Option("--continue", help="Resume the run of this name if there is one; leave it if it is done")
     ] = False,
     device: Device = "auto",
 ) -> None:
@@ -29,13 +29,13 @@ def train(
 def resume(
     checkpoint: CheckpointArgument,
     overrides: Overrides = None,
-    allow_changed_data: Annotated[bool, typer.Option(help="Go on although the data are not the same")] = False,
+    allow_changed_data: Annotated[bool, typer.Option(help="Resume although the data are not the same")] = False,
     allow_changed_processes: Annotated[
-        bool, typer.Option(help="Go on although the number of devices is not the same")
+        bool, typer.Option(help="Resume although the number of devices is not the same")
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Go on exactly where a checkpoint stopped."""
+    """Resume exactly where a checkpoint stopped."""
     from bingo_pl.training import experiment
 
     experiment.resume(checkpoint, on_device(overrides, device), allow_changed_data, console, allow_changed_processes)

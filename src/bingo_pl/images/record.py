@@ -87,6 +87,17 @@ def _check(what: str, name: str, path: Path, sha256: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of the alignment did."""
+
+    kind: str
+    moved_mm: float
+    """How far it moved the images against each other."""
+    kept: bool
+    why: str
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """A registered group."""
@@ -101,6 +112,8 @@ class Record:
     entries: Sequence[Entry]
     kept: str | None = None
     """The last stage of the alignment that was kept, ``identity`` for none; None where the network alone registered."""
+    stages: Sequence[Stage] = ()
+    """Of the alignment, in order."""
     verdict: str | None = None
     """One of `LEVELS`; None where nothing was judged."""
     reasons: Sequence[str] = ()
@@ -135,6 +148,7 @@ def read_record(folder: Path) -> Record:
             group=_grid(content["group"]),
             entries=[_entry(image) for image in content["images"]],
             kept=None if content.get("alignment") is None else _text(content["alignment"]["kept"]),
+            stages=[_stage(stage) for stage in (content.get("alignment") or {}).get("stages", [])],
             verdict=None if content.get("verdict") is None else _level(content["verdict"]["level"]),
             reasons=[_text(reason) for reason in (content.get("verdict") or {"reasons": []})["reasons"]],
         )
@@ -176,6 +190,10 @@ def _entry(image: Mapping[str, Any]) -> Entry:
         looks_like=None if image["looks_like"] is None else _text(image["looks_like"]),
         error_mm=None if image.get("error_mm") is None else float(image["error_mm"]),
     )
+
+
+def _stage(stage: Mapping[str, Any]) -> Stage:
+    return Stage(_text(stage["kind"]), _number(stage["moved_mm"]), stage["kept"] is True, _text(stage["why"]))
 
 
 def _check_apart(names: Sequence[str]) -> None:

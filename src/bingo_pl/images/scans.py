@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,8 +27,8 @@ from bingo_pl.storage.names import check_file_name
 
 Source: TypeAlias = Path | str | Image
 """An image: its file, or what it is in memory, see `bingo_pl.images.in_memory.Image`."""
-Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source]]
-"""Images by modality; pairs where there are several of one."""
+Images: TypeAlias = Mapping[str, Source] | Sequence[tuple[str, Source] | Path | str]
+"""Images by modality; pairs where there are several of one; files whose names say it."""
 FEWEST_VOXELS = 2
 """Of the model, along the longest axis, that an object must span: of less nothing is left."""
 FLOAT = 4
@@ -143,7 +143,7 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
     """
     if isinstance(images, tio.Subject):
         images = images.get_images_dict(intensity_only=True)
-    pairs = list(images.items()) if isinstance(images, Mapping) else list(images)
+    pairs: list[Any] = list(images.items()) if isinstance(images, Mapping) else list(images)
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise InputError(
             "the images do not say what they are",

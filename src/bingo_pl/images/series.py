@@ -17,6 +17,7 @@ import torchio as tio
 from bingo_pl.errors import FileError, InputError
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.in_memory import parts_of
+from bingo_pl.images.naming import modality_of
 from bingo_pl.images.problems import refuse
 from bingo_pl.images.reading import read_series
 from bingo_pl.images.record import MOST
@@ -69,8 +70,11 @@ class Series:
         else:
             tags = [f"{value:.12g}" if isinstance(value, float) else value for value in read]
         if len(tags) != count:
+            lost = isinstance(values, (str, Path)) and not is_file(Path(values)) and len(tags) == 1
             raise InputError(
-                f"{_title(modality, source)}: {count} volumes but {len(tags)} values", "Give one value for each volume"
+                f"{_title(modality, source)}: {count} volumes but {len(tags)} values"
+                + (f", since there is no file {values}" if lost else ""),
+                "Correct its path" if lost else "Give one value for each volume",
             )
         names = tuple(names_of(f"{modality}_{tag}" for tag in tags))
         kept = None if read is None else tuple(read)
@@ -168,6 +172,16 @@ def find(pairs: Sequence[tuple[str, Source]], values: Values | None = None) -> S
             "Register it alone, or split it into one file per volume to register those with other images",
         )
     return Series.of(modality, source, values)
+
+
+def named(path: Path | str) -> tuple[str, Path]:
+    """(modality, image) of a file that was given without a modality: its name says it; a 4D file is `DEFAULT_NAME`.
+
+    Raises:
+        BingoError: by its name the file is no image.
+    """
+    path = Path(path)
+    return (DEFAULT_NAME if count_volumes(path) > 1 else modality_of(path)), path
 
 
 def count_volumes(source: Source) -> int:

@@ -19,7 +19,7 @@ BINS = 64
 PADDING = 2
 """Further bins at either end, so that every window is complete. Windows are cubic B-splines of one bin's sigma."""
 PARTNERS = 8
-"""That an image of a large group is paired with on either side of a random circle (docs/experiments.md)."""
+"""That an image of a large group is paired with on either side of a random circle (docs/notes/trials.md)."""
 SMALLEST_RANGE = 1e-4
 """An image whose intensities span less is constant."""
 SMALLEST_PROBABILITY = 1e-12

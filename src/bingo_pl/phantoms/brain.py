@@ -7,6 +7,7 @@ distances in mm, positive inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -43,7 +44,7 @@ TISSUES = {
 }
 
 
-def _ellipsoid(p: Array, centre: Sequence[float], radii: Sequence[float]) -> Array:
+def ellipsoid(p: Array, centre: Sequence[float], radii: Sequence[float]) -> Array:
     """About the distance to an ellipsoid, for points p (3, *S)."""
     c, r = (np.asarray(a, np.float32).reshape(3, 1, 1, 1) for a in (centre, radii))
     return (1 - np.sqrt((((p - c) / r) ** 2).sum(0))) * np.float32(min(radii))
@@ -71,9 +72,9 @@ def _sheet(field: Array, spacing: float) -> Array:
 
 
 class Brain:
-    """One person's brain and tumour, drawn at construction."""
+    """One person's brain, and a tumour unless ``healthy``, drawn at construction."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, healthy: bool = False) -> None:
         normal, uniform = rng.normal, rng.uniform
         self.tissues = jitter(TISSUES, rng, 0.03)
         self.scale = 0.95 * np.exp(np.clip(normal(0, 0.035, 3), -0.08, 0.08)).astype(np.float32)
@@ -87,14 +88,34 @@ class Brain:
         self.tumour = np.array([side * uniform(20, 42), uniform(-45, 40), uniform(-5, 38)], np.float32)
         self.radius, self.rim = uniform(9, 21), uniform(2.5, 5.0)
         self.core, self.oedema = uniform(0.1, 0.8), uniform(6, 22)
-        self.push = 0.28 * self.radius
+        self.push, self.reach = 0.0 if healthy else 0.28 * self.radius, 2.2 * self.radius + 8
+        self.healthy = healthy
+
+    def later(self, growth: float) -> Brain:
+        """The same brain when its tumour has infiltrated ``growth`` times as far without pushing anything away."""
+        brain = copy(self)
+        brain.radius = growth * self.radius
+        return brain
+
+    def anatomical(self, p: Array) -> tuple[Array, Array]:
+        """Where points p (3, *S) in mm lie in the average head, and their distances (*S) from the tumour's centre."""
+        away = p - self.tumour.reshape(3, 1, 1, 1)
+        distance = np.sqrt((away**2).sum(0)) + np.float32(1e-3)
+        q = p - away / distance * (self.push * np.exp(-((distance / self.reach) ** 2)))  # mass effect
+        return (q + 3.0 * np.stack([bend(*q) for bend in self.bend])) / self.scale.reshape(3, 1, 1, 1), distance
+
+    def locate(self, places: Array) -> Array:
+        """The points (P, 3) in mm of this head at ``places`` (P, 3) of the average one: the inverse of `anatomical`."""
+        target = np.asarray(places, np.float32).T.reshape(3, -1, 1, 1)
+        p = target.copy()
+        for _ in range(50):
+            p += 0.7 * (target - self.anatomical(p)[0])
+        found: Array = p.reshape(3, -1).T
+        return found
 
     def scene(self, p: Array, spacing: float) -> tuple[Scene, np.ndarray, np.ndarray]:
         """Layers, labels (uint16) and brain mask (bool) at points p (3, *S) in mm, a grid of this spacing."""
-        away = p - self.tumour.reshape(3, 1, 1, 1)
-        distance = np.sqrt((away**2).sum(0)) + np.float32(1e-3)
-        q = p - away / distance * (self.push * np.exp(-((distance / (2.2 * self.radius + 8)) ** 2)))  # mass effect
-        q = (q + 3.0 * np.stack([bend(*q) for bend in self.bend])) / self.scale.reshape(3, 1, 1, 1)
+        q, distance = self.anatomical(p)
         fine = self.fine(*p)
         mirrored = q.copy()
         mirrored[0] = np.abs(q[0])
@@ -102,27 +123,30 @@ class Brain:
         hull = np.maximum(np.maximum(cerebrum, cerebellum), stem)
         upper = self._cerebrum(q, mirrored, cerebrum, spacing)
         deep = self._deep(mirrored, fine, spacing)
-        (_, brain), (_, white), (_, ventricle) = upper[0], upper[1], deep[-1]
-        tumour, labels = self._tumour(p, distance, brain, white * (1 - ventricle), fine, spacing)
         background: Scene = [("csf", np.ones_like(hull))]
         mask = hull > 0
         lower = self._hindbrain(mirrored, cerebellum, stem, spacing)
-        return [*background, *upper, *lower, *deep, *tumour], labels * mask, mask
+        scene = [*background, *upper, *lower, *deep]
+        if self.healthy:
+            return scene, np.zeros(mask.shape, np.uint16), mask
+        (_, brain), (_, white), (_, ventricle) = upper[0], upper[1], deep[-1]
+        tumour, labels = self._tumour(p, distance, brain, white * (1 - ventricle), fine, spacing)
+        return [*scene, *tumour], labels * mask, mask
 
     def _hull(self, m: Array) -> tuple[Array, Array, Array]:
         m = m.copy()
         m[0] *= 1 + 0.0022 * (m[1] + 15)  # narrower in front
-        upper = _ellipsoid(m, (15, -2, 8), (53, 86, 59))
-        temporal = _ellipsoid(m, (42, 8, -24), (25, 46, 20))
-        occipital = _ellipsoid(m, (22, -50, 0), (36, 38, 34))
+        upper = ellipsoid(m, (15, -2, 8), (53, 86, 59))
+        temporal = ellipsoid(m, (42, 8, -24), (25, 46, 20))
+        occipital = ellipsoid(m, (22, -50, 0), (36, 38, 34))
         floor = m[2] + 26 - 0.0045 * np.clip(m[1] - 10, 0, None) ** 2
         upper = np.minimum(_union(upper, occipital), floor)
         cerebrum = _union(upper, temporal)
-        cerebellum = _union(_ellipsoid(m, (22, -54, -37), (30, 27, 21)), _ellipsoid(m, (0, -54, -36), (12, 24, 20)))
+        cerebellum = _union(ellipsoid(m, (22, -54, -37), (30, 27, 21)), ellipsoid(m, (0, -54, -36), (12, 24, 20)))
         stem = _union(
             _tube(m, (0, -24, -62), (0, -18, -20), 10),
             _tube(m, (0, -16, -18), (12, -8, -2), 11),
-            _ellipsoid(m, (0, -14, -30), (17, 13, 14)),
+            ellipsoid(m, (0, -14, -30), (17, 13, 14)),
         )
         return cerebrum, cerebellum, stem
 
@@ -145,7 +169,7 @@ class Brain:
         open_sulcus = sulcus - (0.1 + 0.45 * self.atrophy * np.clip(1 - depth / 25, 0.2, 1))
         cortex = np.minimum(depth - 0.8, open_sulcus)
         white = np.minimum(cortex - self.ribbon * (1 + 0.12 * self.coarse(*q)), depth - 0.8 - self.ribbon)
-        middle = np.minimum(_ellipsoid(m, (0, -4, 0), (20, 40, 25)), cerebrum - 3)  # callosum and around the nuclei
+        middle = np.minimum(ellipsoid(m, (0, -4, 0), (20, 40, 25)), cerebrum - 3)  # callosum and around the nuclei
         white = np.maximum(white, middle)
         brain = coverage(np.minimum(cortex, cerebrum - 0.5), spacing)
         vein = coverage(np.minimum(3.2 - np.hypot(x, cerebrum - 2.5), z + 5), spacing)
@@ -155,8 +179,8 @@ class Brain:
         _, y, z = m
         ripple = np.sin((np.hypot(y + 40, z + 34) + 1.5 * self.coarse(*m)) * np.float32(2 * np.pi / 5.5))
         folia = coverage(cerebellum - 0.8, spacing)
-        arbor = np.minimum(_ellipsoid(m, (15, -48, -35), (21, 18, 11)) + 2.5 * ripple, cerebellum - 4)
-        fourth = _ellipsoid(m, (0, -35, -32), (8, 5, 11))
+        arbor = np.minimum(ellipsoid(m, (15, -48, -35), (21, 18, 11)) + 2.5 * ripple, cerebellum - 4)
+        fourth = ellipsoid(m, (0, -35, -32), (8, 5, 11))
         cleft = coverage(0.6 - np.abs(ripple) * 3 - 0.12 * (cerebellum - 5), spacing) * 0.5
         return [
             ("csf", coverage(0.9 - np.abs(cerebellum), spacing) * (z < -8)),
@@ -176,12 +200,12 @@ class Brain:
             _tube(m, (24, -34, 8), (33, -10, -17), 1.6 + 0.5 * v),
         ]
         ventricle = np.minimum(_union(*horns), m[0] - 1.5) + 0.4 * fine
-        third = _ellipsoid(m, (0, -3, -2), (2.2 + 0.4 * v, 14, 12)) + 0.3 * fine
-        caudate = np.maximum(_ellipsoid(m, (13.5, 20, 9), (6.5, 11, 10)), _tube(m, (16, 12, 18), (20, -20, 20), 2.6))
+        third = ellipsoid(m, (0, -3, -2), (2.2 + 0.4 * v, 14, 12)) + 0.3 * fine
+        caudate = np.maximum(ellipsoid(m, (13.5, 20, 9), (6.5, 11, 10)), _tube(m, (16, 12, 18), (20, -20, 20), 2.6))
         surfaces = {
-            "thalamus": _ellipsoid(m, (11, -14, 6), (10, 15, 10)),
-            "nucleus": np.maximum(caudate, _ellipsoid(m, (26, 6, 2), (6, 17, 10))),
-            "pallidum": _ellipsoid(m, (19.5, 2, 0), (4.5, 9, 6.5)),
+            "thalamus": ellipsoid(m, (11, -14, 6), (10, 15, 10)),
+            "nucleus": np.maximum(caudate, ellipsoid(m, (26, 6, 2), (6, 17, 10))),
+            "pallidum": ellipsoid(m, (19.5, 2, 0), (4.5, 9, 6.5)),
             "csf": np.maximum(ventricle, third),
         }
         return [(name, coverage(surface + 0.5 * fine * (name != "csf"), spacing)) for name, surface in surfaces.items()]

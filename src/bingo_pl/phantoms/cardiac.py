@@ -28,6 +28,8 @@ from bingo_pl.phantoms.mr import (
 )
 
 SEQUENCES = ("C0", "LGE", "T2")
+SNR = {"C0": (22, 40), "LGE": (12, 25), "T2": (14, 28)}
+"""Range of the signal to noise ratio of each sequence."""
 
 # Typical values at 1.5 T, rounded, in the range of Stanisz 2005 and de Bazelaire 2004; uptake: partition coefficients.
 TISSUES = {
@@ -179,8 +181,31 @@ def scan(patient: Patient, sequence: str, stack: Stack, rng: np.random.Generator
 
     The chest is sampled at the middle of each slice, the heart at several depths.
     """
-    level, width, slices = signals(sequence, patient.tissues, rng), stack.spacing[0], stack.shape[2]
-    drift = rng.normal(0, DRIFT_MM, (2, slices))  # breath-holds differ between slices, and between sequences
+    level = signals(sequence, patient.tissues, rng)
+    drift = rng.normal(0, DRIFT_MM, (2, stack.shape[2]))  # breath-holds differ between slices, and between sequences
+    image, labels = acquire_slices(patient, level, stack, drift, SNR[sequence], rng)
+    return image * np.float32(1000 / np.percentile(image, 99.5)), labels
+
+
+def acquire_slices(
+    patient: Patient,
+    level: dict[str, float],
+    stack: Stack,
+    drift: Array,
+    snr: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[Array, np.ndarray]:
+    """Image (float) and labels (uint16), each of the stack's shape, of any sequence.
+
+    Args:
+        patient: who is scanned.
+        level: the signed signal of each tissue.
+        stack: where the slices lie.
+        drift: (2, slices) how far each slice lies from its place along u and v, mm.
+        snr: range of the signal to noise ratio.
+        rng: the source of the draws.
+    """
+    width, slices = stack.spacing[0], stack.shape[2]
     breath, angle = [SmoothField(rng, 40) for _ in range(2)], rng.uniform(0, 2 * np.pi)
 
     def texture(at: Points) -> Array:  # each sequence sees its own mixture of the same fine structure
@@ -205,9 +230,8 @@ def scan(patient: Patient, sequence: str, stack: Stack, rng: np.random.Generator
     labels = np.zeros(image.shape, np.uint16)
     for label, share in shares.items():
         labels[:, part[1], part[0]][average(share) > 0.5] = label
-    snr = rng.uniform(*{"C0": (22, 40), "LGE": (12, 25), "T2": (14, 28)}[sequence])
-    acquired = acquire(image, stack.spacing[::-1], (0, 0.55, 0.45), snr, 0.25, rng)
-    return (acquired * np.float32(1000 / np.percentile(acquired, 99.5))).T, labels.T
+    acquired = acquire(image, stack.spacing[::-1], (0, 0.55, 0.45), rng.uniform(*snr), 0.25, rng)
+    return acquired.T, labels.T
 
 
 def _around_heart(stack: Stack) -> tuple[slice, slice]:

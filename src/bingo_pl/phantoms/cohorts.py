@@ -25,6 +25,7 @@ from bingo_pl.phantoms import abdomen as phantom_abdomen
 from bingo_pl.phantoms import anatomy as phantom_anatomy
 from bingo_pl.phantoms import brain as phantom_brain
 from bingo_pl.phantoms import cardiac as phantom_cardiac
+from bingo_pl.seeding import numpy_generator
 
 VERSION = 2
 """Part of the cache key: raise it when the same arguments give other voxels."""
@@ -165,7 +166,7 @@ def write_cohort(dataset: str, root: Path, subjects: int, seed: int, spacing: fl
     note = README.format(dataset=dataset, subjects=subjects, seed=seed, spacing=spacing, version=VERSION)
     (root / "README.txt").write_text(note)
     for subject in track(range(1, subjects + 1), f"drawing synthetic {dataset}", transient=True):
-        write(root, subject, _generator(dataset, seed, spacing, subject), spacing)
+        write(root, subject, numpy_generator(dataset, seed, spacing, subject), spacing)
 
 
 def ensure_cohort(dataset: str, subjects: int, seed: int, spacing: float | None = None) -> Path:
@@ -211,11 +212,6 @@ def _validated(dataset: str, subjects: int, spacing: float | None) -> tuple[Writ
             f"the spacing of a synthetic cohort must be 0.5 to 4 mm, got {spacing}", f"The usual one is {usual}"
         )
     return write, spacing
-
-
-def _generator(*key: int | float | str) -> np.random.Generator:
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest))
 
 
 def _rigid(angles: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def apply(
         if name not in grids:
             raise unknown_name("member", name, grids)
     console = console or Console(quiet=True)
-    members = {name: _member(registration, name) for name in (source, target)}
+    members = {name: read_member(registration, name) for name in (source, target)}
     if path.name.lower().endswith(POINTS):
         if labels:
             raise InputError(f"{path} holds landmarks, not a label map; leave --labels out")
@@ -107,6 +107,8 @@ def apply(
     data, affine = read_voxels(path)
     if labels:
         data = stored_ids(path, whole_numbers(path, data), data.dtype)
+    else:
+        _warn_of_labels(path, console)
     grid = Grid(data.shape, affine)
     _warn_of_grid(path, grid, source, grids, console)
     data = data.astype(np.uint8) if data.dtype == bool else data
@@ -121,6 +123,18 @@ def apply(
     if not arrived:
         _warn_of_nothing(path, output, target, console)
     return Applied(output, arrived)
+
+
+def _warn_of_labels(path: Path, console: Console) -> None:
+    """A label map that is moved as an image is interpolated between its ids."""
+    from bingo_pl.images.naming import role_of
+
+    if (role := role_of(path)) in ("label", "mask"):
+        warn(
+            f"{path}: by its name a {role}, but moved as an image, between whose values is interpolated. If it is one, "
+            "add --labels (labels=True)",
+            console,
+        )
 
 
 def _check_replaceable(output: Path, path: Path, registration: Path) -> None:
@@ -176,5 +190,6 @@ def _warn_of_nothing(path: Path, output: Path, target: str, console: Console) ->
     )
 
 
-def _member(registration: Path, name: str) -> Member:
+def read_member(registration: Path, name: str) -> Member:
+    """How a member of a written registration, or ``template``, lies to the group."""
     return TEMPLATE if name == TEMPLATE_NAME else Member.read(registration / "transforms" / name)

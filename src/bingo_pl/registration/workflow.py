@@ -29,7 +29,7 @@ from bingo_pl.images.scans import (
     names_of,
     read_scan,
 )
-from bingo_pl.images.series import Values, unfold
+from bingo_pl.images.series import Values, named, unfold
 from bingo_pl.images.transforms import read_linear
 from bingo_pl.messages import Progress, doing, reporting, warn
 from bingo_pl.models.model import Model
@@ -80,8 +80,9 @@ def register(
 
     Args:
         images: by their modality, files, images of TorchIO, nibabel or SimpleITK, MONAI's ``MetaTensor`` or (array,
-            affine) tuples; a TorchIO subject whose images are named by it; or (modality, image) pairs, where there are
-            several of one. Sizes, voxels and orientations may differ. The first one gives the group grid its axes.
+            affine) tuples; a TorchIO subject whose images are named by it; (modality, image) pairs, where there are
+            several of one; or files whose names say it, e.g. ``patient1_t1.nii.gz``. Sizes, voxels and orientations
+            may differ. The first one gives the group grid its axes.
         checkpoint: of a trained method, which must know every modality; None for the ready model, which takes any; or
             what gives a loaded one for D, as `bingo_pl.Model` does. Its experts are the similarity.
         masks: the parts of the images that are compared, by their names: the modality, or t2_2 for the second of t2.
@@ -114,6 +115,10 @@ def register(
     _check_choices(transform, affine, refine, reference, initial, spacing_mm, like)
     check_interpolation(interpolation)
     masks, labels = masks or {}, labels or {}
+    if isinstance(images, (str, Path)):
+        images = [images]
+    if not isinstance(images, Mapping):
+        images = [named(image) if isinstance(image, (str, Path)) else image for image in images]
     series, pairs = unfold(as_pairs(images), values)
     if series is None:
         names = names_of(modality for modality, _ in pairs)

@@ -43,8 +43,6 @@ class Sight:
     plane: Plane
     images: Pair
     """Before: the original as its header has it; of the network alone, after the affine stage."""
-    template: Tensor
-    """The decoder's reconstruction of this image, or the mean of the group where there is none."""
     others: Tensor
     """Mean of the other images after registration."""
     displacement: Tensor
@@ -62,8 +60,6 @@ class Pictured:
     """An image of which pictures are drawn."""
 
     sights: Sequence[Sight]
-    reconstructed: bool
-    """`Sight.template` is the decoder's."""
     moved_mm: tuple[float, float] | None
     """Mean and largest length of the displacement over the group's foreground, without the affine stage; None where
     the result is linear, and nothing is deformed."""
@@ -226,15 +222,11 @@ class _Reader:
         deformed = self.record.kept in (None, "deformable")
         displacement = self.displacement(entry) if deformed else torch.zeros(3, *self.grid.shape)
         log_jacobian = self._log_jacobian(displacement) if deformed else torch.zeros(self.grid.shape)
-        template = f"template/{entry.name}.nii.gz"
-        reconstructed = (self.record.folder / template).exists()
-        reconstruction = self.display.read(template) if reconstructed else None
         outlines = self._outlines(entry.name, labels)
         sights = [
             Sight(
                 plane,
                 own,
-                total / count if reconstruction is None else plane.cut(reconstruction).clamp(0, 1),
                 (total - own[1]) / max(count - 1, 1),
                 plane.cut(displacement[list(plane.kept)]),
                 plane.cut(log_jacobian),
@@ -245,7 +237,7 @@ class _Reader:
         ]
         spacing = torch.from_numpy(self.grid.spacing).float().reshape(3, 1, 1, 1)
         length = (displacement * spacing).norm(dim=0)[self.foreground]
-        return Pictured(sights, reconstructed, (float(length.mean()), float(length.max())) if deformed else None)
+        return Pictured(sights, (float(length.mean()), float(length.max())) if deformed else None)
 
     def _log_jacobian(self, displacement: Tensor) -> Tensor:
         """(3, *S) -> (*S); the determinant of a 2D group is that of its plane."""

@@ -20,7 +20,7 @@ from bingo_pl.images.grids import Grid
 from bingo_pl.images.reading import read_voxels
 
 MEAN = "template/mean.nii.gz"
-MAX_ACROSS = 192
+MAX_ACROSS = 256
 """Voxels of the display grid along its longest axis: pictures are not larger."""
 FOREGROUND_SHARE = 0.1
 """The group's foreground is where its mean is above this share of its 99th percentile, and what that encloses."""

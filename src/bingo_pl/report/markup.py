@@ -16,7 +16,11 @@ h1 { font-size: 1.6em; margin: 0 0 .5em; } h2 { font-size: 1.25em; margin: 1.8em
   padding-top: .8em; }
 .verdict { border-left: .5em solid #5a6b7b; background: #f1f4f7; padding: .7em 1em; }
 .verdict.good { border-color: #1b7f3b; background: #eef7f0; }
-.verdict.suspect { border-color: #c4320a; background: #fdf0ea; }
+.verdict.suspect { border-color: #b56a00; background: #fff5e0; }
+.verdict.failed { border-color: #c4320a; background: #fdeae6; }
+.verdict .word { font-size: 1.5em; font-weight: 700; margin: 0 0 .1em; }
+.good .word { color: #14602c; } .suspect .word { color: #7a4700; } .failed .word { color: #9b2406; }
+.verdict p { margin: .3em 0; } .verdict small { color: #444; }
 .verdict ul { margin: .3em 0; padding-left: 1.3em; }
 .figures { display: flex; flex-wrap: wrap; gap: .6em; margin: 1em 0; }
 .figures div { border: 1px solid #ccc; border-radius: 4px; padding: .4em .9em; }
@@ -27,13 +31,13 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 caption { text-align: left; padding-bottom: .4em; color: #444; }
 th, td { padding: .3em .7em; text-align: right; border-bottom: 1px solid #ddd; }
 thead th { border-bottom: 2px solid #444; vertical-align: bottom; }
-th.text, td.text { text-align: left; } td.text { overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; } td.text { overflow-wrap: anywhere; min-width: 7em; }
 tr.suspect { background: #fdf0ea; } .flag { color: #a32606; font-weight: 600; }
 .bar { display: inline-block; width: 5em; height: .7em; background: #e4e4e4; margin-left: .5em; }
 .bar i { display: block; height: 100%; background: #5a7fa8; } tr.suspect .bar i { background: #c4320a; }
 figure { margin: .8em 0; } figure img { max-width: 100%; height: auto; }
 figcaption { font-size: .9em; color: #444; max-width: 70em; }
-.own, .group { background: #333; padding: 0 .3em; } .own { color: #ffd60a; } .group { color: #00e0ff; }
+span.own, span.group { background: #333; padding: 0 .3em; } span.own { color: #ffd60a; } span.group { color: #00e0ff; }
 pre { font-size: .8em; overflow-x: auto; }
 @media print { body { max-width: none; margin: 0; font-size: 10pt; } figure, tr, .verdict { break-inside: avoid; }
   h2 { break-after: avoid; } * { print-color-adjust: exact; }

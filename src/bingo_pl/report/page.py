@@ -15,6 +15,7 @@ import numpy as np
 from bingo_pl.images.record import ATLAS
 from bingo_pl.images.scans import Scan
 from bingo_pl.report import pictures as report_pictures
+from bingo_pl.report import viewer
 from bingo_pl.report.cohort_page import cohort_page
 from bingo_pl.report.data import Pictured, Row, Story, read_story
 from bingo_pl.report.markup import document, picture
@@ -56,40 +57,38 @@ def _page(story: Story) -> str:
     parts = [
         verdict(story),
         figures(story),
-        facts(story),
         table(story),
-        _means(story),
+        viewer.tools(),
         *(_section(row, row.pictured, story, scales) for row in story.rows if row.pictured is not None),
+        _means(story),
+        facts(story),
         _appendix(story),
     ]
-    return document(title, parts)
+    return document(title, parts, viewer.STYLE, viewer.SCRIPT)
 
 
 def _means(story: Story) -> str:
-    places = "; ".join(report_pictures.place(plane, story.grid) for plane in story.planes)
-    means = picture(
-        report_pictures.draw_means(story),
-        f"Mean of all images before and after registration: {places}",
-        "The mean of all images, intensities from 0 to 1. Where images lie on each other it is sharp. "
-        "R, L, A, P, S, I: right, left, front, back, top and bottom of the patient.",
+    return (
+        "<section><h2>The group's mean</h2>\n<p>Where images lie on each other it is sharp. R, L, A, P, S, I: right, "
+        f"left, front, back, top and bottom of the patient.</p>\n"
+        f"{viewer.means(story.planes, story.means, story.grid)}</section>"
     )
-    return f"<h2>The group's mean</h2>\n{means}"
 
 
 def _section(row: Row, pictured: Pictured, story: Story, scales: Scales) -> str:
     """The pictures of one image."""
-    name = escape(row.entry.name)
+    name = row.entry.name
     found = suspicions(row)
     warning = f'<p class="flag">Look closely: {"; ".join(found)}.</p>' if found else ""
-    places = "; ".join(report_pictures.place(sight.plane, story.grid) for sight in pictured.sights)
-    template = "the decoder's reconstruction of it" if pictured.reconstructed else "the mean: nothing was reconstructed"
-    comparison = picture(
-        report_pictures.draw_comparison(pictured.sights, story.grid),
-        f"{row.entry.name}: checkerboards with the template and contours, before and after registration ({places})",
-        f"Checkerboard: this image in turn with the template, {template}. Contours: {_contour_key(pictured, story)}",
+    key = (
+        '<p>Overlay: <span class="both"><span class="g">green</span></span> this image, <span class="both"><span '
+        'class="m">magenta</span></span> the mean of the others after registration; edges of both lie on each other '
+        f"where it fits. Lines: {_line_key(pictured, story)}</p>"
     )
+    places = "; ".join(report_pictures.place(sight.plane, story.grid) for sight in pictured.sights)
     deformation = _deformation(row, pictured, pictured.moved_mm, story, scales, places) if pictured.moved_mm else ""
-    content = f"<h2>{name}</h2>\n{warning}{comparison}\n{deformation}"
+    shown = viewer.planes(name, pictured.sights, story.grid)
+    content = f"<h2>{escape(name)}</h2>\n{warning}{key}\n{shown}\n{deformation}"
     return f'<section id="{anchor(row)}">{content}</section>'
 
 
@@ -110,10 +109,10 @@ def _deformation(
     )
 
 
-def _contour_key(pictured: Pictured, story: Story) -> str:
+def _line_key(pictured: Pictured, story: Story) -> str:
     own, group = '<span class="own">yellow</span>', '<span class="group">cyan</span>'
     if pictured.sights[0].outlines is None:
-        return f"{group}, edges of the mean of the other images after registration (this image has no labels)."
+        return f"{group}, edges of the mean of the others (this image has no labels)."
     if story.compared_labels < 2:
         return f"{own}, this image's labels; no other image has any."
     return f"{own}, this image's labels; {group}, what most of the other label maps say after registration."

@@ -1,7 +1,4 @@
-"""The pictures of a report, as WebP in memory: voxels in their physical aspect, in radiological convention.
-
-Yellow lines belong to the image that is shown, cyan ones to the group that it was registered with.
-"""
+"""The maps of a report, as WebP in memory: voxels in their physical aspect, in radiological convention."""
 
 from __future__ import annotations
 
@@ -36,9 +33,7 @@ BAR = 0.6
 DPI = 150
 QUALITY = 90
 """Of WebP: text stays clean."""
-TILES = 8
-"""Squares of the checkerboard along the shorter side of what is shown."""
-OWN, GROUP = "#ffd60a", "#00e0ff"
+GROUP = "#00e0ff"
 EDGE_SCALE_MM = 2.0
 """Width of the Gaussian under which edges are found; at least one voxel."""
 EDGE_SHARE = 0.25
@@ -83,16 +78,7 @@ def place(plane: Plane, grid: Grid) -> str:
     """Which slice a plane is, for a person, e.g. ``axial, 12 mm``; the position is along the axis it is across."""
     (axis,) = plane.fixed
     centre = grid.affine[:3, :3] @ np.array(plane.centre) + grid.affine[:3, 3]
-    return f"{NAMES[axis]}, {'xyz'[axis]} = {centre[axis]:.0f} mm"
-
-
-def draw_means(story: Story) -> Drawing:
-    """The mean of all images before and after, a row for each plane."""
-    figure, axes = _canvas(story.planes, story.grid, ["mean before registration", "mean after registration"])
-    for row, plane, means in zip(axes, story.planes, story.means, strict=True):
-        for ax, mean in zip(row, means, strict=True):
-            _draw(ax, mean, plane, story.grid)
-    return _drawing(figure)
+    return f"{NAMES[axis]}, {'xyz'[axis]} = {round(float(centre[axis]))} mm"
 
 
 def draw_template(
@@ -124,20 +110,6 @@ def draw_template(
     bar = figure.colorbar(shown, cax=below, orientation="horizontal")
     bar.set_label("images", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    return _drawing(figure)
-
-
-def draw_comparison(sights: Sequence[Sight], grid: Grid) -> Drawing:
-    """Checkerboards with the template and contours, before and after, a row for each plane."""
-    titles = [f"{what} {when}" for what in ("checkerboard", "contours") for when in ("before", "after")]
-    figure, axes = _canvas([sight.plane for sight in sights], grid, titles)
-    for row, sight in zip(axes, sights, strict=True):
-        for moment in (0, 1):
-            _draw(
-                row[moment], _checkerboard(sight.images[moment], sight.template, sight.plane, grid), sight.plane, grid
-            )
-            _draw(row[2 + moment], sight.images[moment], sight.plane, grid)
-            _draw_contours(row[2 + moment], sight, moment, grid)
     return _drawing(figure)
 
 
@@ -196,7 +168,7 @@ def edges(image: Tensor, spacing: tuple[float, float]) -> list[Line]:
 
 def _canvas(planes: Sequence[Plane], grid: Grid, titles: Sequence[str]) -> tuple[Figure, NDArray]:
     """A figure of empty panels, a row for each plane and a column for each title, at one scale of mm per inch."""
-    sizes = np.array([[_spacing(p, grid)[i] * (p.window[i][1] - p.window[i][0]) for i in (0, 1)] for p in planes])
+    sizes = np.array([[spacing_of(p, grid)[i] * (p.window[i][1] - p.window[i][0]) for i in (0, 1)] for p in planes])
     sizes *= PANEL / sizes.max()
     width, heights = sizes[:, 0].max() + 0.1, sizes[:, 1]
     figure = Figure((len(titles) * width + 0.4, heights.sum() + 0.1 * len(planes) + 0.3), layout="constrained")
@@ -209,7 +181,7 @@ def _canvas(planes: Sequence[Plane], grid: Grid, titles: Sequence[str]) -> tuple
     return figure, axes
 
 
-def _spacing(plane: Plane, grid: Grid) -> tuple[float, float]:
+def spacing_of(plane: Plane, grid: Grid) -> tuple[float, float]:
     """mm per voxel along either axis of a plane."""
     first, second = plane.kept
     return float(grid.spacing[first]), float(grid.spacing[second])
@@ -218,7 +190,7 @@ def _spacing(plane: Plane, grid: Grid) -> tuple[float, float]:
 def _draw(ax: Axes, values: Tensor, plane: Plane, grid: Grid, alpha: float = 1) -> AxesImage:
     """An image in radiological convention with letters at the ends of its axes; the title stays."""
     drawn = draw_image(ax, values, plane, ax.get_title(), alpha)
-    horizontal, vertical = _spacing(plane, grid)
+    horizontal, vertical = spacing_of(plane, grid)
     ax.set_aspect(vertical / horizontal)
     (left, right), (bottom, top) = (LETTERS[axis] for axis in plane.kept)
     if plane.kept[1] == 1:  # posterior is down
@@ -237,27 +209,6 @@ def _draw(ax: Axes, values: Tensor, plane: Plane, grid: Grid, alpha: float = 1) 
     return drawn
 
 
-def _checkerboard(first: Tensor, second: Tensor, plane: Plane, grid: Grid) -> Tensor:
-    """Squares in mm: voxels are repeated along the axis on which they are longer."""
-    spacing = _spacing(plane, grid)
-    fine = min(spacing)
-    for axis, size in enumerate(spacing):
-        first, second = (x.repeat_interleave(round(size / fine), dim=axis) for x in (first, second))
-    extent = min(size * (end - start) for size, (start, end) in zip(spacing, plane.window, strict=True))
-    return views.checkerboard(first, second, max(1, round(extent / fine / TILES)))
-
-
-def _draw_contours(ax: Axes, sight: Sight, moment: int, grid: Grid) -> None:
-    """Outlines of labels where there are some, else the edges of the other images."""
-    if sight.outlines is None:
-        _add(ax, edges(sight.others, _spacing(sight.plane, grid)), GROUP)
-        return
-    for indicator in sight.outlines[2]:
-        _add(ax, views.contours(indicator), GROUP, 1.4)
-    for indicator in sight.outlines[moment]:
-        _add(ax, views.contours(indicator), OWN)
-
-
 def _draw_grid(ax: Axes, sight: Sight, grid: Grid, scales: Scales) -> AxesImage:
     """The group's grid where the transform takes it, on the image before registration."""
     drawn = _draw(ax, sight.images[0], sight.plane, grid, alpha=0.3)
@@ -270,7 +221,7 @@ def _draw_log_jacobian(ax: Axes, sight: Sight, grid: Grid, scales: Scales) -> Ax
     drawn = _draw(ax, sight.log_jacobian, sight.plane, grid)
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="black")
     drawn.set(cmap=colours, clim=(-scales.log_jacobian, scales.log_jacobian))
-    _add(ax, edges(sight.images[1], _spacing(sight.plane, grid)), "black", 0.3)
+    _add(ax, edges(sight.images[1], spacing_of(sight.plane, grid)), "black", 0.3)
     return drawn
 
 
@@ -278,7 +229,7 @@ def _draw_uncertainty(ax: Axes, sight: Sight, grid: Grid, scales: Scales) -> Axe
     assert sight.uncertainty is not None
     drawn = _draw(ax, sight.uncertainty, sight.plane, grid)
     drawn.set(cmap=matplotlib.colormaps["inferno"].with_extremes(bad="0.85"), clim=(0, scales.uncertainty))
-    _add(ax, edges(sight.images[1], _spacing(sight.plane, grid)), "white", 0.3)
+    _add(ax, edges(sight.images[1], spacing_of(sight.plane, grid)), "white", 0.3)
     return drawn
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from bingo_pl.images.record import FAIL, PASS
+from bingo_pl.images.record import FAIL, PASS, WARN
 from bingo_pl.report.data import Row, Story
 
+MARKS = {"PASS": "&#10003;", "WARN": "&#9888;", "FAIL": "&#10007;"}
+"""Signs of the verdicts, so that colour is not all that tells them apart."""
 FOLDING_LIMIT = 0.1
 """Percent of folded voxels above which a transform is named as suspect."""
 
@@ -47,48 +50,75 @@ def verdict(story: Story) -> str:
     basis = f"Judged by: {_listed([what for what, known in measured.items() if known])}."
     if unknown := [what for what, known in measured.items() if not known]:
         basis += f" Not measured: {_listed(unknown)}."
-    head, items, kind = "Nothing measured speaks against this registration.", "", "partial" if unknown else "good"
+    head, items, kind = "Nothing measured speaks against this registration.", "", "good"
     if suspects:
         head, kind = f"Look closer: {len(suspects)} of {len(story.rows)} images.", "suspect"
         items = "".join(f"<li><b>{_link(row)}</b> {'; '.join(found)}.</li>" for row, found in suspects)
         items = f"<ul>{items}</ul>"
+    word = ""
     if story.record.verdict is not None:
-        head, items, kind = _of_alignment(story, head, items, kind)
-    closing = f"{basis} Whether anatomy lies on anatomy, only the pictures show."
-    return f'<div class="verdict {kind}"><strong>{head}</strong> {items}{closing}</div>'
+        word, head, items, kind = _of_alignment(story, head, items, kind)
+    closing = (
+        f"<p>Whether anatomy lies on anatomy, only the pictures show{_first(story)}.</p><p><small>{basis}</small></p>"
+    )
+    done = "".join(f"<li>{escape(text)}</li>" for text in _stages(story))
+    done = f"<details><summary>What was done</summary><ul>{done}</ul></details>" if done else ""
+    return f'<div class="verdict {kind}">{word}<strong>{head}</strong> {items}{closing}{done}</div>'
 
 
-def _of_alignment(story: Story, head: str, items: str, kind: str) -> tuple[str, str, str]:
-    """What the alignment says of itself comes before what the figures say."""
+def _first(story: Story) -> str:
+    """Where to look first."""
+    shown = [row for row in story.rows if row.pictured is not None]
+    return f": look at {_link(shown[0])} first" if len(story.rows) > 1 and shown else ""
+
+
+def _stages(story: Story) -> list[str]:
+    """What the alignment did, a sentence a stage."""
+    return [
+        f"{stage.kind}: moves the images by {number(stage.moved_mm)} mm against each other, "
+        f"{'kept' if stage.kept else 'not kept'}: {stage.why}"
+        for stage in story.record.stages
+    ]
+
+
+def _of_alignment(story: Story, head: str, items: str, kind: str) -> tuple[str, str, str, str]:
+    """What the alignment says of itself comes before what the figures say: word, sentence, reasons, kind."""
     record = story.record
     errors = [entry.error_mm for entry in record.entries if entry.error_mm is not None]
     kept = f"Kept: {escape(record.kept or '')} maps."
-    error = f" Predicted error: {number(min(errors))} to {number(max(errors))} mm." if errors else ""
-    if record.verdict == PASS:
-        return f"{head} {kept}{error}", items, kind
-    word = "FAIL: not to be used as it is." if record.verdict == FAIL else "WARN: look closer before it is used."
+    error = f" Predicted error: {_range(errors)} mm." if errors else ""
+    word, meaning, colour = {
+        PASS: ("PASS", head, kind),
+        WARN: ("WARN", "Look closer before it is used.", "suspect"),
+        FAIL: ("FAIL", "Not to be used as it is.", "failed"),
+    }[record.verdict or PASS]
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in record.reasons)
-    return f"{word} {kept}{error}", f"<ul>{reasons}</ul>{items}", "suspect"
+    reasons = f"<ul>{reasons}</ul>" if reasons else ""
+    return f'<p class="word">{MARKS[word]} {word}</p>', f"{meaning} {kept}{error}", f"{reasons}{items}", colour
 
 
 def figures(story: Story) -> str:
-    """The group in numbers."""
+    """The group in numbers, those that were measured."""
     entries = story.record.entries
+    errors = [entry.error_mm for entry in entries if entry.error_mm is not None]
     disagreements = [entry.disagreement for entry in entries if entry.disagreement is not None]
     uncertainties = [row.uncertainty_mm for row in story.rows if row.uncertainty_mm is not None]
     overlaps = [row.overlap for row in story.rows if row.overlap is not None]
     misfits = sum(entry.belongs is False for entry in entries)
+    known = any(entry.belongs is not None for entry in entries)
     figures = {
         "images": str(len(entries)),
-        "do not fit the group": str(misfits) if any(e.belongs is not None for e in entries) else "not measured",
-        "mean expert disagreement": number(float(np.mean(disagreements))) if disagreements else "not measured",
+        "kept": escape(story.record.kept or ""),
+        "largest predicted error": f"{number(max(errors))} mm" if errors else "",
+        "do not fit the group": str(misfits) if known else "",
+        "mean expert disagreement": number(float(np.mean(disagreements))) if disagreements else "",
         "most folding": f"{number(max(entry.folding_percent for entry in entries))} %",
         "median uncertainty": _millimetres(float(np.median(np.nan_to_num(uncertainties, nan=np.inf))))
         if uncertainties
-        else "not measured",
-        "overlap of labels (Dice)": _change(np.mean(overlaps, axis=0).tolist()) if overlaps else "not measured",
+        else "",
+        "overlap of labels (Dice)": _change(np.mean(overlaps, axis=0).tolist()) if overlaps else "",
     }
-    boxes = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
+    boxes = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items() if value)
     return f'<dl class="figures">{boxes}</dl>'
 
 
@@ -108,56 +138,95 @@ def facts(story: Story) -> str:
 
 def table(story: Story) -> str:
     """All images, those with pictures linked to them."""
-    caption = (
-        "Sorted by what does not fit, then wrong names, disagreement, folding. Expert disagreement: how far an image "
-        "stands from what the group has in common; more is worse. Folding: voxels where the deformation turns inside "
-        "out. Uncertainty: median over the foreground; unknown where it exceeds all that the model was trained on. A "
-        "dash: not measured."
-    )
-    if story.compared_labels > 1:
-        others = story.compared_labels - 1
-        caption += (
-            f" Dice: mean overlap with each of {others} other label maps, before and after registration; before: "
-        )
-        caption += (
-            "as the headers have them."
-            if story.record.kept is not None
-            else "after the affine stage alone, where there was one."
-        )
+    columns = _columns(story)
+    caption = "Worst first. " + " ".join(column.meaning for column in columns if column.meaning)
     shown = sum(row.pictured is not None for row in story.rows)
     if shown < len(story.rows):
         caption += f" Pictures follow of the first {shown} of {len(story.rows)} images, not of the others."
-    columns = ["image", "file", "fits the group", "expert disagreement", "folding (%)", "uncertainty (mm)", "Dice"]
-    kinds = [' class="text"'] * 3 + [""] * 4
-    head = "".join(f'<th scope="col"{kind}>{column}</th>' for kind, column in zip(kinds, columns, strict=True))
-    largest = max(row.entry.disagreement or 0 for row in story.rows)
-    body = "\n".join(_table_row(row, largest) for row in story.rows)
+    heads = ['<th scope="col" class="text">image</th>', '<th scope="col" class="text">file</th>']
+    heads += [f'<th scope="col">{column.title}</th>' for column in columns]
+    body = "\n".join(_table_row(row, columns) for row in story.rows)
     return (
         f'<h2>All images</h2>\n<div class="scroll"><table><caption>{caption}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
-def _table_row(row: Row, largest: float) -> str:
-    entry = row.entry
-    fits = {None: "&ndash;", True: "yes", False: '<span class="flag">no</span>'}[entry.belongs]
-    disagreement = "&ndash;"
-    if entry.disagreement is not None:
-        share = 100 * entry.disagreement / largest if largest > 0 else 0
-        bar = f'<span class="bar" aria-hidden="true"><i style="width:{max(share, 0):.0f}%"></i></span>'
-        disagreement = f"{number(entry.disagreement)}{bar}"
-    folding = number(entry.folding_percent)
-    cells = [
-        disagreement,
-        f'<span class="flag">{folding}</span>' if entry.folding_percent > FOLDING_LIMIT else folding,
-        "&ndash;" if row.uncertainty_mm is None else _millimetres(row.uncertainty_mm, ".2f", unit=""),
-        "&ndash;" if row.overlap is None else _change(row.overlap),
+@dataclass(frozen=True)
+class _Column:
+    """A figure of each image; shown where it was measured of any."""
+
+    title: str
+    meaning: str
+    """For the caption."""
+    value: Callable[[Row], object]
+    """None where it was not measured."""
+    cell: Callable[[Row], str]
+    """HTML."""
+
+
+def _columns(story: Story) -> list[_Column]:
+    """The figures that were measured."""
+    largest = max(row.entry.disagreement or 0 for row in story.rows)
+    when = "as the headers have them" if story.record.kept is not None else "after the affine stage alone"
+    columns = [
+        _Column(
+            "predicted error (mm)",
+            "",
+            lambda row: row.entry.error_mm,
+            lambda row: number(row.entry.error_mm or 0),
+        ),
+        _Column(
+            "fits the group",
+            "",
+            lambda row: row.entry.belongs,
+            lambda row: "yes" if row.entry.belongs else '<span class="flag">no</span>',
+        ),
+        _Column(
+            "expert disagreement",
+            "Expert disagreement: how far an image stands from what the group has in common; more is worse.",
+            lambda row: row.entry.disagreement,
+            lambda row: _bar(row.entry.disagreement or 0, largest),
+        ),
+        _Column(
+            "folding (%)",
+            "Folding: voxels where the deformation turns inside out.",
+            lambda row: row.entry.folding_percent if story.record.kept in (None, "deformable") else None,
+            lambda row: _flagged(number(row.entry.folding_percent), row.entry.folding_percent > FOLDING_LIMIT),
+        ),
+        _Column(
+            "uncertainty (mm)",
+            "Uncertainty: median over the foreground; unknown where it exceeds all that the model was trained on.",
+            lambda row: row.uncertainty_mm,
+            lambda row: _millimetres(row.uncertainty_mm or 0, ".2f", unit=""),
+        ),
+        _Column(
+            "Dice",
+            f"Dice: mean overlap with each of {story.compared_labels - 1} other label maps, before ({when}) and after.",
+            lambda row: row.overlap,
+            lambda row: _change(row.overlap or ()),
+        ),
     ]
+    return [column for column in columns if any(column.value(row) is not None for row in story.rows)]
+
+
+def _bar(value: float, largest: float) -> str:
+    share = max(100 * value / largest, 0) if largest > 0 else 0
+    return f'{number(value)}<span class="bar" aria-hidden="true"><i style="width:{share:.0f}%"></i></span>'
+
+
+def _flagged(text: str, wrong: bool) -> str:
+    return f'<span class="flag">{text}</span>' if wrong else text
+
+
+def _table_row(row: Row, columns: Sequence[_Column]) -> str:
+    entry = row.entry
+    cells = ["&ndash;" if column.value(row) is None else column.cell(row) for column in columns]
     kind = ' class="suspect"' if suspicions(row) else ""
     return (
         f'<tr{kind}><th scope="row" class="text">{_link(row)}'
         f'</th><td class="text" title="{escape(str(entry.path))}">{escape(entry.path.name)}</td>'
-        f'<td class="text">{fits}</td>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     )
 
 
@@ -175,6 +244,12 @@ def _link(row: Row) -> str:
 def number(value: float) -> str:
     """Two or three digits."""
     return f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
+
+
+def _range(values: Sequence[float]) -> str:
+    """From the least to the largest; once where they read alike."""
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _millimetres(value: float, form: str = "", unit: str = " mm") -> str:

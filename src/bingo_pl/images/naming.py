@@ -11,8 +11,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from bingo_pl.checking.listing import FORMATS, ending
+from bingo_pl.errors import InputError
+from bingo_pl.storage.regular import is_folder
 
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
+"""One file a volume, with its place in space."""
 LABEL_WORDS = frozenset(
     {"seg", "dseg", "segmentation", "label", "labels", "manual", "lesion", "lesions", "gt", "goldstandard"}
 )
@@ -65,9 +68,14 @@ def place_of(folder: Path, root: Path) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
+def ending(path: Path, suffixes: tuple[str, ...]) -> str:
+    """The longest of the suffixes that a file's name ends with, or nothing."""
+    return max((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), key=len, default="")
+
+
 def stem_of(path: Path) -> str:
     """The name without its suffix; of label maps and masks also without what says that it is one."""
-    return path.name[: -len(ending(path, FORMATS))]
+    return path.name[: len(path.name) - len(ending(path, FORMATS))]
 
 
 def without_role(stem: str) -> str:
@@ -97,6 +105,28 @@ def case_and_modality(stem: str, channels: bool) -> tuple[str, str]:
     if case and modality.isdecimal() and not (channels and len(modality) == 4):
         return stem, "image"
     return case, modality
+
+
+def modality_of(path: Path) -> str:
+    """What the name of an image says of its modality: t1 of ``t1.nii.gz`` and of ``patient1_t1.nii.gz``.
+
+    Raises:
+        BingoError: by its name the file is no image.
+    """
+    if is_folder(path):
+        raise InputError(f"{path}: a folder", f"Name the images in it, e.g. {path}/*.nii.gz")
+    role = role_of(path)
+    if role in ("label", "mask"):
+        raise InputError(
+            f"{path}: by its name a {role}",
+            f"Leave it out, or give it with its image: --{role} NAME={path.name}. If it is an image, name its modality: "
+            f"MODALITY={path.name}",
+        )
+    if role != "image":
+        raise InputError(
+            f"{path}: by its name a map of {role}", f"Leave it out, or name its modality: MODALITY={path.name}"
+        )
+    return case_and_modality(stem_of(path), channels=False)[1]
 
 
 def _folder(name: str) -> tuple[str, str]:
