@@ -60,7 +60,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     of_one_anatomy: ClassVar[bool] = True
     """Whether the images of a group lie over each other before they are misaligned. Where they do not, copies alone
-    have a truth."""
+    have a ground truth."""
 
     def __init__(
         self,
@@ -137,11 +137,11 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def read_case(self, case: Case) -> list[GroupBatch]:
-        """Preprocess one case to batches of one group, named uniquely, without truth."""
+        """Preprocess one case to batches of one group, named uniquely, without ground truth."""
 
     @property
     def truth_known(self) -> bool:
-        """Whether training batches carry a truth."""
+        """Whether training batches carry a ground truth."""
         return self.of_one_anatomy or self.copies > 1
 
     @property

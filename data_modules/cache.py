@@ -67,7 +67,7 @@ class GroupCache:
 
         Args:
             cases: all cases of the cohort.
-            read: turns a case into batches of one group without truth.
+            read: turns a case into batches of one group without ground truth.
             threads: cases in work at once.
 
         Raises:
@@ -141,7 +141,7 @@ class GroupCache:
 
 
 def save_group(batch: GroupBatch, path: Path) -> None:
-    """Write a batch of one group without truth."""
+    """Write a batch of one group without ground truth."""
     assert batch.groups == 1
     assert batch.truth is None
     content = {

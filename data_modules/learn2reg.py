@@ -49,7 +49,7 @@ class Learn2RegDataModule(GroupDataModule):
     validation (``splits[1]`` before them, which are merged as test pairs are, and all of them to one group). All other
     people are for training, ``splits[0]`` of them at most, with an MR, a CT or both. Training images are deformed at
     random. Nothing is known of how one body truly maps to another, so validation and test images stay as they are, and
-    so a truth is to be had only of several ``copies`` of each training image (`bingo_pl.data_modules.copies`).
+    so there is ground truth only for several ``copies`` of each training image (`bingo_pl.data_modules.copies`).
 
     Each image is resampled on its own grid about its own centre: the challenge has aligned them roughly, in voxels.
     """

@@ -1,4 +1,4 @@
-"""Groups that are put together anew in each epoch: two images of different people and modalities."""
+"""Groups that are formed again in each epoch: two images of different people and modalities."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Pairs(Dataset[GroupBatch]):
 
 
 def merge(parts: Sequence[GroupBatch], name: str) -> GroupBatch:
-    """One group of the images of several, each a batch of one group on one grid, without truth."""
+    """One group of the images of several, each a batch of one group on one grid, without ground truth."""
     assert all(torch.equal(part.spacing, parts[0].spacing) for part in parts), "one grid"
 
     def along_group(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which groups form a batch, in which order, on which process, and from where an interrupted epoch goes on."""
+"""Which groups form a batch, in which order, on which process, and from where an interrupted epoch resumes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class ResumableLoader(DataLoader[GroupBatch]):
             raise InputError(
                 f"the checkpoint was written after {state['given']} of an epoch's {state['of']} batches, which are "
                 f"{len(self)} now",
-                "Restore data.batch_size, trainer.devices and the data, or go on from a checkpoint "
+                "Restore data.batch_size, trainer.devices and the data, or resume from a checkpoint "
                 "of an epoch's end, e.g. best.ckpt",
             )
         self.rest.start = state["given"]

@@ -39,7 +39,7 @@ def device_of(accelerator: str) -> torch.device:
 def isolated() -> Iterator[None]:
     """Within, convolutions are exact; afterwards the process's flags, filters and random numbers are as before.
 
-    PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements would then
+    PyTorch lets GPUs round the inputs of convolutions to ten bits unless asked not to. Displacements would then
     depend on how many images are registered at a time, by up to a third of a voxel. TorchIO's transforms draw random
     numbers even where they need none, and what PyTorch imports when it first optimises adds a filter of warnings.
     """

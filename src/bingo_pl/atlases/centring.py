@@ -71,8 +71,8 @@ class Population:
             members: the files.
             model: which registers them; it gives the voxels of the grid.
             mode: of the affine stage, see `bingo_pl.images.affine`.
-            work: where a killed run goes on from.
-            console: where progress is told.
+            work: where a killed run resumes from.
+            console: where progress is reported.
 
         Raises:
             BingoError: unusable images, an overlap that stays poor, affine maps without a mean, or a folder in use.

@@ -12,10 +12,8 @@ from bingo_pl.errors import InputError
 
 
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images, a manifest (.csv) or an image")],
-    label_ids: Annotated[
-        str, typer.Option(help="The ids that label maps may hold, with commas between. Empty: any")
-    ] = "",
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of images, a manifest (.csv) or an image")],
+    label_ids: Annotated[str, typer.Option(help="Ids that label maps may hold, separated by commas. Empty: any")] = "",
     fix: Annotated[
         Path | None,
         typer.Option(

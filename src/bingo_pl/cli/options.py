@@ -20,7 +20,8 @@ LOG = logging.getLogger("bingo_pl")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads", show_default="as many as the machine has")
+    int | None,
+    typer.Option("--threads", min=1, help="Number of CPU threads", show_default="as many as the machine has"),
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Report each step with time and memory, and errors with their traceback")

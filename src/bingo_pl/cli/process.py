@@ -1,4 +1,4 @@
-"""How a command ends: whatever ends it is told in one line, with its exit status."""
+"""How a command ends: whatever ends it is reported in one line, with its exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bingo_pl.signals import Stopped, stopping
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; whatever ends it is told in one line, without a traceback.
+    """Run a command; whatever ends it is reported in one line, without a traceback.
 
     Exit status, of every command:
 

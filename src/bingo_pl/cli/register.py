@@ -18,7 +18,7 @@ from bingo_pl.storage.regular import exists
 def register(
     output: NewFolder,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+        Path | None, typer.Option(help="Checkpoint, runs/<name>/checkpoints/best.ckpt; default: the ready model")
     ] = None,
     images: Annotated[
         list[str] | None,
@@ -28,18 +28,18 @@ def register(
         ),
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+        Path | None, typer.Option(help="CSV file instead, with the columns modality,image[,mask,label]")
     ] = None,
     mask: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="An image's foreground; t2_2 is the second t2")
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Foreground of an image; t2_2 is the second t2")
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Label map that is registered with its image")
     ] = None,
     transform: Annotated[
         Literal["auto", "rigid", "affine", "deformable", "network"] | None,
         typer.Option(
-            help="Last stage; auto: what the evidence speaks for, network: the network alone",
+            help="Last stage; auto: as far as the evidence supports it; network: the network alone",
             show_default="auto; network with --affine or --refine",
         ),
     ] = None,
@@ -69,7 +69,7 @@ def register(
         int | None,
         typer.Option(
             min=0,
-            help="Steps of optimisation after the result of --transform network",
+            help="Number of optimisation steps after the result of --transform network",
             show_default=f"{REFINE}; 0 for more than {REFINED_UP_TO[2]} slices or "
             f"{REFINED_UP_TO[3]} volumes or with --memory",
         ),
@@ -80,7 +80,7 @@ def register(
         bool, typer.Option("--pairwise", help="Write each image on the grid of each other one too, with the transform")
     ] = False,
     memory: Annotated[
-        str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
+        str, typer.Option(help="Memory budget for a group of any size, which is then streamed, e.g. 500MB or 4GB")
     ] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,

@@ -17,16 +17,22 @@ from bingo_pl.storage.regular import exists
 def estimate(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="[CHECKPOINT]", help="runs/<name>/checkpoints/best.ckpt; without it, the ready model"),
+        typer.Argument(
+            metavar="[CHECKPOINT]", help="Checkpoint, runs/<name>/checkpoints/best.ckpt; default: the ready model"
+        ),
     ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="How many the group has")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images in the group")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+        Path | None, typer.Option(help="CSV file instead, with the columns modality,image[,mask,label]")
     ] = None,
-    shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
+    shape: Annotated[
+        str, typer.Option(help="Size of the images in voxels, with --images, e.g. 160x160. Empty: that of training")
+    ] = "",
     memory: Annotated[
         str,
-        typer.Option(help="Of a streamed registration, e.g. 500MB or 4GB", show_default="none; with --images 1GB"),
+        typer.Option(
+            help="Memory budget of a streamed registration, e.g. 500MB or 4GB", show_default="none; with --images 1GB"
+        ),
     ] = "",
     device: Device = "auto",
 ) -> None:
@@ -40,7 +46,7 @@ def estimate(
         raise InputError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
     if manifest and shape:
         raise InputError(
-            f"--shape {shape} goes with --images: with --manifest the files tell it", "Leave one of them out"
+            f"--shape {shape} goes with --images: with --manifest the files give it", "Leave one of them out"
         )
     predicted = api.estimate(
         manifest or images or 0, checkpoint, shape=_sizes(shape), memory=memory or None, device=device
@@ -62,19 +68,19 @@ def atlas(
         Path | None,
         typer.Argument(
             metavar="MANIFEST",
-            help="A CSV file with the columns modality,image[,mask,label,subject]",
+            help="CSV file with the columns modality,image[,mask,label,subject]",
             show_default=False,
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+        Path | None, typer.Option(help="Checkpoint, runs/<name>/checkpoints/best.ckpt; default: the ready model")
     ] = None,
     add: Annotated[
         list[str] | None,
         typer.Option(metavar="[MODALITY=]FILE", help="Image of one more person to bring to a finished atlas"),
     ] = None,
     bids: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Instead of a manifest: a BIDS dataset", show_default=False)
+        Path | None, typer.Option(metavar="FOLDER", help="BIDS dataset instead of a manifest", show_default=False)
     ] = None,
     suffix: Annotated[
         str, typer.Option(metavar="NAMES", help="Images of --bids to take, e.g. T1w,FLAIR or acq-3d_T1w")
@@ -96,12 +102,12 @@ def atlas(
     affine: Annotated[
         Literal["always", "auto", "never"] | None,
         typer.Option(
-            help="Affine stage of the network alone, which then registers; auto: of images not roughly aligned",
+            help="Affine stage of the network alone, which then registers; auto: for images not roughly aligned",
             show_default="always with --memory",
         ),
     ] = None,
     memory: Annotated[
-        str, typer.Option(help="Stream a population of any size by the network alone, with so much memory, e.g. 4GB")
+        str, typer.Option(help="Memory budget for a population of any size, which is then streamed, e.g. 4GB")
     ] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -155,12 +161,12 @@ def _newcomer(text: str) -> tuple[str, Path]:
 
 
 def apply(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="An image, label map or landmarks")],
-    registration: Annotated[Path, typer.Option(help="The folder that bingo register wrote")],
-    source: Annotated[str, typer.Option("--from", help="The member whose space FILE is in, or template")],
-    target: Annotated[str, typer.Option("--to", help="The member to move it to, or template")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write")],
-    labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Image, label map or landmarks")],
+    registration: Annotated[Path, typer.Option(help="Folder that bingo register wrote")],
+    source: Annotated[str, typer.Option("--from", help="Member whose space FILE is in, or template")],
+    target: Annotated[str, typer.Option("--to", help="Member to move it to, or template")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write")],
+    labels: Annotated[bool, typer.Option("--labels", help="Treat FILE as a label map")] = False,
     space: Annotated[
         Literal["RAS", "LPS"] | None, typer.Option(help="Space of landmarks whose file does not say it")
     ] = None,
@@ -183,13 +189,15 @@ def apply(
 
 
 def convert(
-    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
-    source: Annotated[str, typer.Option("--from", help="The member whose images are moved, or template")],
-    target: Annotated[str, typer.Option("--to", help="The member to which they are moved, or template")],
+    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that bingo register wrote")],
+    source: Annotated[str, typer.Option("--from", help="Member whose images are moved, or template")],
+    target: Annotated[str, typer.Option("--to", help="Member to which they are moved, or template")],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="FSL's matrix (.mat), FSL's warp (.nii.gz) or FreeSurfer's linear map (.lta)"
+            "--output",
+            "-o",
+            help="File to write: FSL's matrix (.mat), FSL's warp (.nii.gz) or FreeSurfer's linear map (.lta)",
         ),
     ],
 ) -> None:
@@ -201,7 +209,7 @@ def convert(
 
 def report(
     registration: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register or bingo atlas wrote")
+        Path, typer.Argument(metavar="FOLDER", help="Folder that bingo register or bingo atlas wrote")
     ],
 ) -> None:
     """Write report.html into the folder: one page to judge it by. Of a registration the original images are needed."""

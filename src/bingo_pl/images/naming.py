@@ -119,8 +119,8 @@ def modality_of(path: Path) -> str:
     if role in ("label", "mask"):
         raise InputError(
             f"{path}: by its name a {role}",
-            f"Leave it out, or give it with its image: --{role} NAME={path.name}. If it is an image, name its modality: "
-            f"MODALITY={path.name}",
+            f"Leave it out, or give it with its image: --{role} NAME={path.name}. If it is an image, name its "
+            f"modality: MODALITY={path.name}",
         )
     if role != "image":
         raise InputError(

@@ -14,7 +14,7 @@ Severity = Literal["error", "warning", "note"]
 """error: reading, training or registration would fail; warning: it would mislead; note: fine, but good to know."""
 
 
-class Mend(Enum):
+class Fix(Enum):
     """The changes to a file that need no person's decision, in the order in which they are made."""
 
     GEOMETRY = auto()
@@ -37,8 +37,8 @@ class Problem:
     """Why it matters."""
     remedy: str
     """What a person can do."""
-    mend: Mend | None = None
-    """How `bingo check --fix` mends it; None where a person must decide."""
+    fix: Fix | None = None
+    """How `bingo check --fix` fixes it; None where a person must decide."""
 
     @classmethod
     def refused(cls, error: BingoError, path: Path, why: str) -> Problem:

@@ -135,7 +135,7 @@ def constant(data: np.ndarray) -> Problem | None:
 
 
 def wrapped(data: np.ndarray) -> Problem | None:
-    """Signed intensities (X, Y, Z[, T]) of 16 bits that were larger than these hold, and began anew at the least."""
+    """Signed intensities (X, Y, Z[, T]) of 16 bits that were larger than these hold, and began again at the least."""
     if data.dtype != np.int16 or int(data.max()) - int(data.min()) <= WRAP:
         return None
     shown = (data > data.min()) & (data < data.max())  # padding and clipped values are no wraps
@@ -241,7 +241,7 @@ def stored_ids(path: Path, ids: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if ids.size and not limits.min <= ids.min() <= ids.max() <= limits.max:
         raise InputError(
             f"{path}: holds label ids from {ids.min()} to {ids.max()}, wanted {limits.min} to {limits.max}",
-            "Number the labels anew",
+            "Renumber the labels",
         )
     return ids.astype(kept)
 

@@ -52,7 +52,7 @@ class Entry:
     """Of the image's expert with the group's, larger fits less; None where the method has no experts."""
     belongs: bool | None
     misnaming: float | None
-    """How much less it looks like its modality than like the likeliest other one; None where that cannot be told."""
+    """How much less it looks like its modality than like the likeliest other one; None where that is unknown."""
     looks_like: str | None
     """Another modality, where it clearly looks like that."""
 

@@ -103,7 +103,7 @@ class Descent:
 
 
 class Iterative(SimilarityRegistrar):
-    """Minimises the similarity of each group anew, from coarse to fine images. It has nothing to train.
+    """Minimises the similarity of each group separately, from coarse to fine images. It has nothing to train.
 
     Args:
         similarity: what is minimised.
@@ -158,7 +158,8 @@ class Iterative(SimilarityRegistrar):
 
 
 class Refined(SimilarityRegistrar):
-    """Improves what a trained method gives for each group anew: phi = phi_start o exp(w), w of least dissimilarity.
+    """Improves what a trained method gives, for each group separately: phi = phi_start o exp(w), w of least
+    dissimilarity
 
     The weights of the method stay as they are. A composition keeps the map a diffeomorphism and knows its inverse.
 

@@ -298,7 +298,7 @@ def bounded(log_variance: Tensor) -> Tensor:
     """Within `LARGEST_LOG_VARIANCE`.
 
     Beyond, with the gradient of what is within where that leads back, or nothing would; else with none, or the network
-    would go on to ever larger numbers, and what it says of grids that it was not trained on would be larger still.
+    would continue to ever larger numbers, and what it says of grids that it was not trained on would be larger still.
     """
     bound: Tensor = _Bounded.apply(log_variance)
     return bound

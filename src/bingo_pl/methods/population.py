@@ -40,7 +40,7 @@ class FreeFormRegistration(Registration):
 
 
 class IterativePopulation(SimilarityRegistrar):
-    """Minimises the similarity of each group anew over rigid maps, then affine ones, then free-form deformations.
+    """Minimises the similarity of each group separately over rigid maps, then affine ones, then free-form deformations.
 
     Each stage starts from the result of the one before and goes from coarse to fine images. The parameters' means over
     a group are removed, so that the common space stays in the middle. The paper's baselines on Learn2Reg.

@@ -53,7 +53,7 @@ class Registrar(nn.Module, ABC):
         """Register.
 
         Args:
-            batch: the groups; neither labels nor truth are looked at.
+            batch: the groups; neither labels nor ground truth are looked at.
             generator: draws the random numbers of training; None gives the deterministic result.
         """
 

@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent
 """Where the package keeps its models."""
 HEADER = "bingo_pl"
 """The file's one entry of metadata, JSON; several would be written in an order of chance."""
-MEND = "Copy it again, or make it: `make model`"
+REMEDY = "Copy it again, or make it: `make model`"
 
 
 def takes_any(config: Config) -> bool:
@@ -82,12 +82,12 @@ def read(path: Path) -> tuple[Registrar, Config]:
             header = dict(json.loads((file.metadata() or {}).get(HEADER, "{}")))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is no model, or damaged ({error})", MEND) from error
+        raise FileError(f"{path} is no model, or damaged ({error})", REMEDY) from error
     if header.keys() != {"config", "card", "sha256"} or header.get("sha256") != digest(weights):
         raise FileError(
             f"{path} is not as bingo_pl wrote it: settings are missing or the weights do not have the SHA-256 of the "
             "header",
-            MEND,
+            REMEDY,
         )
     check_trusted(header["config"], path)
     config = settings.from_tree(header["config"])

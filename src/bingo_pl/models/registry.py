@@ -46,7 +46,8 @@ def bingo(config: Config, kind: type[Bingo] = Bingo) -> Bingo:
 
 
 def _taught(config: Config) -> Taught:
-    """By the truth of a misalignment; or with noise, by the likelihood of the images, which knows no such limit."""
+    """By the ground truth of a misalignment; or with noise, by the likelihood of the images, which knows no such
+    limit."""
     data, reach = config.data, 0.0
     if config.weights.truth:
         # Of the linear part, normal draws of a shift and of D entries of a matrix, two standard deviations.

@@ -62,9 +62,7 @@ def convert(registration: Path | str, source: str, target: str, output: Path | s
     registration, output = Path(registration), Path(output)
     writer = next((write for ending, write in WRITERS.items() if output.name.lower().endswith(ending)), None)
     if writer is None:
-        raise InputError(
-            f"{output}: the format is told by the ending, one of {', '.join(WRITERS)}", "Name the output so"
-        )
+        raise InputError(f"{output}: the ending names the format, one of {', '.join(WRITERS)}", "Name the output so")
     check_new_file(output)
     record = read_record(registration)
     writer(_side(record, source), _side(record, target), output)

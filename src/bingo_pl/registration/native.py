@@ -155,7 +155,7 @@ def align_scans(
         transform: ``auto`` or the last stage.
         reference: the name of an image that is held still; None: none.
         initial: (4, 4) RAS mm, group to image, by the names of those images that have one.
-        tell: is told which stage is at work.
+        tell: called with the stage that is at work.
     """
     space = Space.of(scans[0])
     pictures = [space.picture(scan).thinned(FINEST) for scan in scans]

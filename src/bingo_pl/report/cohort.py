@@ -21,7 +21,7 @@ LIMIT = 3.5
 TO_DEVIATION = 1.4826
 """From a median absolute deviation to a standard deviation."""
 LEAST_PEOPLE = 5
-"""Of fewer it cannot be told who stands out."""
+"""Fewer people give no measure of who stands out."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One process at a time works in a folder; a second one is told which."""
+"""One process at a time works in a folder; a second one learns which."""
 
 from __future__ import annotations
 

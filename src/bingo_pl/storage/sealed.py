@@ -96,6 +96,6 @@ def _sha256(file: IO[bytes], length: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error: PyTorch's go on for a page about how to unpickle what must not be."""
+    """The first line of an error: PyTorch's continue for a page about how to unpickle what must not be."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__

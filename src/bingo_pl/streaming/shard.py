@@ -41,7 +41,7 @@ class Shard:
         return total.to(part.device)
 
     def least(self, number: int) -> int:
-        """The smallest number that any process gives; nobody goes on before all have given theirs."""
+        """The smallest number that any process gives; nobody continues before all have given theirs."""
         if self.ranks == 1:
             return number
         least = torch.tensor(number, device=self.device)

@@ -123,7 +123,7 @@ def register_stream(
         source: the group's images; the same group for every process.
         memory_bytes: what may be used for chunks, kept features and sums, beyond the network and the program. Features
             that do not fit are computed again in each sweep.
-        folder: where velocities and sums are kept; a registration that was killed goes on from there, from its last
+        folder: where velocities and sums are kept; a registration that was killed resumes from there, from its last
             chunk. None keeps them in memory, within ``memory_bytes``.
         chunk: images at a time; None takes what fits.
         shard: this process among those that share the group; None: it is alone.
@@ -256,7 +256,7 @@ class _Sweeps:
         elif not 0 <= one.modality < self.bingo.modalities:
             problem = f"has modality {one.modality}, the network knows 0 to {self.bingo.modalities - 1}. Correct it"
         elif not torch.isfinite(one.image).all():
-            problem = "has NaN or Inf voxels, wanted finite ones. Mend it or leave it out"
+            problem = "has NaN or Inf voxels, wanted finite ones. Correct it or leave it out"
         if problem:
             raise InputError(f"image {member} of the group ({self.source.identity(member)}) {problem}")
 

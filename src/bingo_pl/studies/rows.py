@@ -147,7 +147,7 @@ def refuse_others(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
     if changes:
         raise InputError(
             f"{folder} holds results of other settings ({'; '.join(changes)})",
-            "Restore them, remove that folder to get them anew, or give the table another name (--name)",
+            "Restore them, remove that folder to get them again, or give the table another name (--name)",
         )
 
 

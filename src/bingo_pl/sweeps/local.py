@@ -95,7 +95,7 @@ class Children:
 def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: int, console: Console) -> Path:
     """Run the trials of a sweep, each a process of its own; what earlier, interrupted calls have done is kept.
 
-    A trial that failed or was killed does not keep the others from running; the same call again goes on with it.
+    A trial that failed or was killed does not keep the others from running; the same call again resumes it.
 
     Args:
         sweep: what to search.

@@ -158,7 +158,7 @@ def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console)
         sweep: what to search.
         agents: processes, each with its share of the GPUs.
         count: trials of each agent at most.
-        console: where the command for further agents is told.
+        console: where the command for further agents is printed.
 
     Raises:
         BingoError: not logged in to W&B, or an agent ended with an error.

@@ -19,7 +19,7 @@ from bingo_pl.training.resumption import changes
 DONE = "test.csv"
 """A run writes it when its training is done."""
 CHECKPOINT = "BINGO_CHECKPOINT"
-"""Environment variable by which the processes of one run agree on what it goes on from, see `_state`."""
+"""Environment variable by which the processes of one run agree on what it resumes from, see `_state`."""
 BEFORE_CHECKPOINTS = ("config.yaml", "metrics.csv", "wandb", "checkpoints")
 """What a run that was killed before its first checkpoint has in its folder."""
 LISTED = 5
@@ -61,7 +61,7 @@ def _state(run: Path, config: Config, console: Console) -> str:
     if (run / DONE).exists():
         console.print(f"already done: {escape(str(run))}", soft_wrap=True)
         return DONE
-    console.print(f"going on with {escape(str(run))}", soft_wrap=True)
+    console.print(f"resuming {escape(str(run))}", soft_wrap=True)
     remove_leftovers(run)
     return str(last)
 
@@ -93,6 +93,6 @@ def _refuse_foreign(run: Path, config: Config) -> None:
         listed = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
         hint = f"resume from one of its checkpoints (bingo resume {kept[0]}), " if kept else ""
         raise InputError(
-            f"{run} has no checkpoints/last.ckpt to go on from, yet holds {listed}",
+            f"{run} has no checkpoints/last.ckpt to resume from, yet holds {listed}",
             f"Nothing was changed: {hint}restore last.ckpt, move these files away, or give the run another name",
         )

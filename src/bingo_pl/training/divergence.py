@@ -1,4 +1,4 @@
-"""What a person is told when a training diverges."""
+"""What a person reads when a training diverges."""
 
 from __future__ import annotations
 

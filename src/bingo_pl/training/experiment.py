@@ -92,8 +92,8 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         )
     if learns and config.data.copies > 1 and not config.weights.truth:
         raise InputError(
-            f"data.copies={config.data.copies} without weights.truth: copies look like no real image, only their truth "
-            "teaches",
+            f"data.copies={config.data.copies} without weights.truth: copies look like no real image, only their "
+            "ground truth teaches",
             "Set weights.truth, or data.copies=1",
         )
     data.setup("fit" if learns else "test")
@@ -116,7 +116,7 @@ def resume(
     console: Console,
     allow_changed_processes: bool = False,
 ) -> Path:
-    """Go on where a checkpoint stopped; the settings come from the checkpoint.
+    """Resume where a checkpoint stopped; the settings come from the checkpoint.
 
     Raises:
         BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
@@ -131,7 +131,7 @@ def resume(
     check_resumable(task, task.optimiser(), content, checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
         raise FileError(
-            f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on",
+            f"{checkpoint} is not in the checkpoints folder of a run, where the run would resume",
             "Put it back, or use bingo evaluate, which takes a checkpoint from any place",
         )
     run = checkpoint.resolve().parent.parent
@@ -321,7 +321,7 @@ def _fit(
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
         shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
         console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
-        console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
+        console.print(f"If interrupted: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
     try:
         with explained(trainer, config.trainer, run):
             trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)

@@ -29,7 +29,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes checkpoints beside their place, with a digest, and renames them; checks the digest of those it loads.
 
     Lightning's own writes them to the system's temporary folder and moves them. Where that is another file system the
-    move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would go on from.
+    move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would resume from.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -64,7 +64,7 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
     trainer = config.trainer
-    # PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements then depend on
+    # PyTorch lets GPUs round the inputs of convolutions to ten bits unless asked not to. Displacements then depend on
     # how many images are registered at a time, by up to a third of a voxel.
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -107,8 +107,8 @@ def _strategy(config: Config) -> Strategy | str:
         return "auto"
     weights = config.weights.by_term()
     truth_alone = bool(weights.pop("truth")) and not any(weights.values())
-    # The truth alone leaves the decoder without gradients. The norms see to it that their buffers are everywhere the
-    # same; and sending them would hold up validation, of which processes do not make equally many steps.
+    # The ground truth alone leaves the decoder without gradients. The norms see to it that their buffers are everywhere
+    # the same; and sending them would hold up validation, of which processes do not make equally many steps.
     return DDPStrategy(find_unused_parameters=truth_alone, broadcast_buffers=False)
 
 

@@ -28,7 +28,7 @@ def agreed(name: str, decide: Callable[[], str]) -> str:
     """What the first process decides, on every process of the run; the others wait for it.
 
     Processes that Lightning starts come after the decision and find it in their environment. Those that ``torchrun`` or
-    SLURM's ``srun`` started all at once are told.
+    SLURM's ``srun`` started all at once learn of it.
 
     Args:
         name: of the environment variable.

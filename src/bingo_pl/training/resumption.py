@@ -1,4 +1,4 @@
-"""What must be as it was for a run to go on exactly, and how a change is told."""
+"""What must be as it was for a run to resume exactly, and how a change is reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refuse_edited(run: Path, old: Config, new: Config) -> None:
     Args:
         run: the run's folder.
         old: the settings in its checkpoint.
-        new: those that it would go on with.
+        new: those that it would resume with.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -69,11 +69,11 @@ def refuse_edited(run: Path, old: Config, new: Config) -> None:
 
 
 def refuse_other_processes(checkpoint: Path, old: int, new: int) -> None:
-    """Raises `BingoError` where a run would go on with another number of processes (devices times machines)."""
+    """Raises `BingoError` where a run would resume with another number of processes (devices times machines)."""
     if old != new:
         raise InputError(
-            f"{checkpoint} was trained by {old} process(es), and {new} would go on: {old} -> {new}. The batches would "
-            "be others, so the run would not go on exactly",
+            f"{checkpoint} was trained by {old} process(es), and {new} would resume: {old} -> {new}. The batches would "
+            "be others, so the run would not resume exactly",
             "Set trainer.devices as it was, or pass --allow-changed-processes",
         )
 
@@ -84,7 +84,7 @@ def refuse_other_data(checkpoint: Path, provenance: Mapping[str, Any], data: Gro
     Args:
         checkpoint: for the message.
         provenance: what the checkpoint says of its making.
-        data: the data that the run would go on with.
+        data: the data that the run would resume with.
     """
     if data.fingerprint() != provenance["data"]:
         named = _different(provenance["cases"], case_keys(data)) if "cases" in provenance else []
@@ -92,7 +92,7 @@ def refuse_other_data(checkpoint: Path, provenance: Mapping[str, Any], data: Gro
         raise InputError(
             f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
             f"{checkpoint} was trained on: {'; '.join(different)}. The run would "
-            "not go on exactly",
+            "not resume exactly",
             "Restore them, or pass --allow-changed-data",
         )
 
