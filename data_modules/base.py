@@ -31,8 +31,7 @@ from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
 from bingo_pl.data_modules.cases import SPLITS, Case, Preprocessing, Split
 from bingo_pl.data_modules.copies import copy_each, disguise
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
-from bingo_pl.errors import BingoError, InputError
-from bingo_pl.images.problems import some
+from bingo_pl.errors import BingoError, InputError, some
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from bingo_pl.storage.regular import exists, is_file

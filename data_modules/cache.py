@@ -24,7 +24,7 @@ from rich.progress import track
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.cases import Case, Preprocessing
-from bingo_pl.errors import BingoError, FileError, InputError
+from bingo_pl.errors import BingoError, FileError, InputError, some_lines
 from bingo_pl.storage import sealed
 
 VERSION = 2
@@ -91,8 +91,7 @@ class GroupCache:
                 pool.shutdown(wait=False, cancel_futures=True)  # else it would first work on all that is left
                 raise
         if problems:
-            more = f"\n... and {len(problems) - REPORTED} more" if len(problems) > REPORTED else ""
-            raise InputError("\n".join(problems[:REPORTED]) + more)
+            raise InputError(some_lines(problems, REPORTED))
 
     def groups(self, case: Case) -> list[CachedGroup]:
         """The groups of a prepared case. Raises `BingoError` if it is not, or its files changed since."""

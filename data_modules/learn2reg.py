@@ -19,10 +19,10 @@ from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup
 from bingo_pl.data_modules.cases import SPLITS, Case, Split, to_group, to_spacing
 from bingo_pl.data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from bingo_pl.errors import InputError, unknown_name
+from bingo_pl.errors import InputError, some, unknown_name
 from bingo_pl.images.intensity import foreground
 from bingo_pl.images.members import Member
-from bingo_pl.images.problems import Problem, refuse, some
+from bingo_pl.images.problems import Problem, refuse
 from bingo_pl.images.reading import read_image, read_labels, read_mask, unknown_ids
 
 MODALITIES = {"MR": "0000", "CT": "0001"}

@@ -15,10 +15,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
 from bingo_pl.data_modules.cases import Case, Split
-from bingo_pl.errors import InputError
+from bingo_pl.errors import InputError, some
 from bingo_pl.images.intensity import rescale
 from bingo_pl.images.members import Member
-from bingo_pl.images.problems import some
 from bingo_pl.images.reading import read_image, read_labels
 from bingo_pl.images.slices import Plane, align, match_slices
 

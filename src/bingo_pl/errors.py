@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process .*\n[\w.]+Error: ", re.DOTALL)
 """What torch puts before the message of an error that a loader's process raised: the traceback."""
@@ -48,6 +48,18 @@ class DivergenceError(BingoError, ArithmeticError):
 
 class BingoWarning(UserWarning):
     """A result to look at, or an input that was understood in one of several ways."""
+
+
+def some(names: Sequence[str], limit: int = 10) -> str:
+    """Names for a message, the first ``limit`` and a count."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def some_lines(lines: Sequence[str], limit: int, indent: str = "") -> str:
+    """Lines for a message, each indented, the first ``limit`` and a count."""
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join(indent + line for line in [*lines[:limit], *more])
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], before: str = "") -> UnknownNameError:

@@ -6,6 +6,7 @@ A group can only say where its images lie relative to each other, so all of this
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -139,6 +140,11 @@ def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Ten
     residual = warping_residual(result.displacement.detach(), batch.truth, batch.anatomies)
     variance = _displacement_variance(result.velocities, batch.shape, batch.anatomies) + SMALLEST_VARIANCE
     return 0.5 * (residual**2 / variance + variance.log()).mean()
+
+
+def has_posterior(result: Registration) -> TypeGuard[BingoRegistration]:
+    """Whether a method has a posterior of the velocities, so that `negative_log_likelihood` can teach it."""
+    return isinstance(result, BingoRegistration)
 
 
 def hierarchical(registrar: Registrar) -> Bingo | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -58,9 +58,3 @@ def refuse(path: Path, *problems: Problem | None) -> None:
 
 def found(problems: Iterable[Problem | None]) -> list[Problem]:
     return [problem for problem in problems if problem is not None]
-
-
-def some(names: Sequence[str], limit: int = 10) -> str:
-    """Names for a message, the first ``limit`` and a count."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from bingo_pl.errors import DivergenceError, InputError
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.losses import Similarity, voxel_share
 from bingo_pl.methods.priors import group_bending
-from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.methods.registrar import Registrar, Registration, Result
 from bingo_pl.spatial import Shape, compose, integrate, integrate_all, resize, resize_displacement
 
 SMALLEST_LEVEL = 4
@@ -44,8 +45,8 @@ class RefinedRegistration(VelocityRegistration):
     """What the trained method made of the groups."""
 
 
-class SimilarityRegistrar(Registrar):
-    """A method of one velocity an image that minimises a similarity of the registered images.
+class SimilarityRegistrar(Registrar[Result]):
+    """A method that minimises a similarity of the registered images, and the bending energy of what it bends them by.
 
     Args:
         similarity: what is minimised.
@@ -57,14 +58,22 @@ class SimilarityRegistrar(Registrar):
         self.similarity = similarity
         self.squarings = squarings
 
-    def loss(
-        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
-        assert isinstance(result, VelocityRegistration)
+    def loss(self, batch: GroupBatch, result: Result, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """``similarity``, a mean over groups, and ``bending``, N times the bending energy of `bent`."""
         share = voxel_share(batch.shape)
         similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
-        return {"similarity": similarity.mean(), "bending": group_bending(result.velocity) / batch.groups}
+        return {"similarity": similarity.mean(), "bending": group_bending(self.bent(result)) / batch.groups}
+
+    @abstractmethod
+    def bent(self, result: Result) -> Tensor:
+        """(B, N, D, *s) velocities or displacements whose bending energy is charged."""
+
+
+class VelocityRegistrar(SimilarityRegistrar[VelocityRegistration]):
+    """A method of one velocity an image."""
+
+    def bent(self, result: VelocityRegistration) -> Tensor:
+        return result.velocity
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class Descent:
         return _without_mean(velocity.detach())
 
 
-class Iterative(SimilarityRegistrar):
+class Iterative(VelocityRegistrar):
     """Minimises the similarity of each group separately, from coarse to fine images. It has nothing to train.
 
     Args:
@@ -157,7 +166,7 @@ class Iterative(SimilarityRegistrar):
         return similarity + self.stiffness / stride**2 * group_bending(velocity)
 
 
-class Refined(SimilarityRegistrar):
+class Refined(VelocityRegistrar):
     """Improves what a trained method gives, for each group separately: phi = phi_start o exp(w), w of least
     dissimilarity
 
@@ -223,7 +232,7 @@ class Refined(SimilarityRegistrar):
         return self.start.explain(batch, result)
 
 
-class Amortised(SimilarityRegistrar):
+class Amortised(VelocityRegistrar):
     """Trains a network to give the velocities of complete groups: one image of each modality.
 
     Args:

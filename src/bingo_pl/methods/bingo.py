@@ -48,7 +48,7 @@ class BingoRegistration(Registration):
     """q(v^l | x, v^<l), coarsest level first; (B, N, D, *s) in voxels of the level's own grid."""
 
 
-class Bingo(Registrar):
+class Bingo(Registrar[BingoRegistration]):
     """The hierarchical VAE.
 
     Args:
@@ -205,7 +205,7 @@ class Bingo(Registrar):
         return self.transform([-velocity for velocity in reversed(velocities)], shape)
 
     def loss(
-        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
+        self, batch: GroupBatch, result: BingoRegistration, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``.
 
@@ -213,7 +213,6 @@ class Bingo(Registrar):
         displacements: the prior of the velocities alone lets a similarity bend images until they share more than they
         do when they are aligned.
         """
-        assert isinstance(result, BingoRegistration)
         order = DomainOrder.of(batch.modalities, self.modalities)
         experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
         posteriors = [ExpertSums.of(q).posterior() for q in experts]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bingo_pl.errors import DivergenceError, FileError, InputError
+from bingo_pl.errors import DivergenceError, FileError, InputError, some
 from bingo_pl.models.checkpoints import PROVENANCE
 from bingo_pl.storage.sealed import nonfinite
 
@@ -93,7 +93,7 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str
         "not in the network": [name for name in given if name not in own],
         "of another shape": shapes,
     }
-    return [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+    return [f"{kind}: {some(names, LISTED)}" for kind, names in kinds.items() if names]
 
 
 def _misfits_of_optimiser(task: nn.Module, optimiser: Optimizer, states: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -106,10 +106,5 @@ def _misfits_of_optimiser(task: nn.Module, optimiser: Optimizer, states: Sequenc
     }
     shapes = [name for name, (parameter, x) in moments.items() if x.shape != parameter.shape]
     bad = nonfinite({name: x for name, (_, x) in moments.items()})
-    problems = [f"of another shape: the optimiser's {_listed(shapes)}"] if shapes else []
+    problems = [f"of another shape: the optimiser's {some(shapes, LISTED)}"] if shapes else []
     return [*problems, f"not finite: the optimiser's {bad}"] if bad else problems
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

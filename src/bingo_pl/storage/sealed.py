@@ -18,6 +18,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from bingo_pl.errors import some
+
 SEAL = b"bingo_pl sha256 "
 LENGTH = len(SEAL) + 64
 """Bytes of the comment: `SEAL` and a hexadecimal digest."""
@@ -81,8 +83,7 @@ def load(path: Path, *, unsealed: bool = True) -> Any:
 def nonfinite(tensors: Mapping[str, object]) -> str:
     """The names of the tensors that hold NaN or an infinity, as a list for people; empty where all are finite."""
     bad = [name for name, x in tensors.items() if isinstance(x, Tensor) and not x.isfinite().all()]
-    more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    return ", ".join(bad[:LISTED]) + more
+    return some(bad, LISTED)
 
 
 def _sha256(file: IO[bytes], length: int) -> bytes:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bingo_pl.errors import FileError, InputError
+from bingo_pl.errors import FileError, InputError, some_lines
 from bingo_pl.storage import resumable
 from bingo_pl.streaming.velocity_file import VelocityFile
 
@@ -176,10 +176,9 @@ def claim(folder: Path, plan: Plan) -> None:
         with resumable.understood(path):
             old = Plan(**content)
         if changes := list(old.differences(plan)):
-            more = f"\n  ... and {len(changes) - REPORTED} more" if len(changes) > REPORTED else ""
-            listed = "".join(f"\n  {line}" for line in changes[:REPORTED])
+            listed = some_lines(changes, REPORTED, indent="  ")
             raise InputError(
-                f"{folder} holds results of something else, so it cannot be resumed:{listed}{more}",
+                f"{folder} holds results of something else, so it cannot be resumed:\n{listed}",
                 "Restore what it was begun with, remove that folder to begin again, or name another one",
             )
         return

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
-from bingo_pl.errors import FileError, InputError
+from bingo_pl.errors import FileError, InputError, some
 from bingo_pl.storage.atomic import check_place, remove_leftovers
 from bingo_pl.storage.names import check_file_name
 from bingo_pl.training import experiment
@@ -90,7 +90,7 @@ def _refuse_foreign(run: Path, config: Config) -> None:
     others = sorted([path.name for path in visible if path.name not in BEFORE_CHECKPOINTS])
     others += sorted(f"checkpoints/{path.name}" for path in kept)
     if others:
-        listed = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
+        listed = some(others, LISTED)
         hint = f"resume from one of its checkpoints (bingo resume {kept[0]}), " if kept else ""
         raise InputError(
             f"{run} has no checkpoints/last.ckpt to resume from, yet holds {listed}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from bingo_pl import config as settings
 from bingo_pl.config import Config, IntrinsicConfig, RefineConfig
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.errors import InputError
+from bingo_pl.errors import InputError, some
 
 INDIFFERENT = (
     "name",
@@ -108,9 +108,4 @@ def _different(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         "missing": [case for case in old if case not in new],
         "new": [case for case in new if case not in old],
     }
-    return [f"{kind}: {_list(cases)}" for kind, cases in kinds.items() if cases]
-
-
-def _list(cases: Sequence[str]) -> str:
-    more = f" and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
-    return ", ".join(cases[:LISTED]) + more
+    return [f"{kind}: {some(cases, LISTED)}" for kind, cases in kinds.items() if cases]

@@ -20,9 +20,8 @@ from bingo_pl.errors import DivergenceError
 from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.scoring import score_group
 from bingo_pl.evaluation.tables import GroupScores
-from bingo_pl.evaluation.uncertainty import negative_log_likelihood
+from bingo_pl.evaluation.uncertainty import has_posterior, negative_log_likelihood
 from bingo_pl.methods.batch_norm import has_companions
-from bingo_pl.methods.bingo import BingoRegistration
 from bingo_pl.methods.recomputation import recompute_activations, recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.models.registry import read_trained
@@ -153,7 +152,7 @@ class RegistrationTask(pl.LightningModule):
             if self.weights["truth"]:
                 with torch.autocast(self.device.type, enabled=False):
                     terms["truth"] = recomputed(truth_loss, batch, result)
-                    if isinstance(result, BingoRegistration):
+                    if has_posterior(result):
                         terms["uncertainty"] = recomputed(negative_log_likelihood, batch, result)
         return terms
 
