@@ -29,15 +29,16 @@ from rich.console import Console
 
 from benchmarks.hostile_call import GROUP, REGISTER, TRAINING, Call
 from benchmarks.hostile_images import of_images
+from benchmarks.hostile_native import of_native
 from benchmarks.hostile_runs import of_runs
-from benchmarks.kill import write_cohort
+from benchmarks.kill import import_all, write_cohort
 from bingo_pl import cli
 
 console = Console()
 FORK = multiprocessing.get_context("fork")
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^\s+File \".*\", line \d+, in ", re.MULTILINE)
-PATIENCE = 120.0
-"""Seconds after which a call counts as hanging."""
+PATIENCE = 300.0
+"""Seconds after which a call counts as hanging; other work may share the machine."""
 HEAD_START = 0.7
 """Seconds that a command is at work before it gets a signal, or before a second one comes."""
 MEMORY = 6 * 2**30
@@ -69,6 +70,7 @@ class Playground:
 
     def __init__(self, folder: Path) -> None:
         """Make the files that each call gets a copy of: a cohort, an epoch of training, a registration."""
+        import_all()
         self.folder = folder
         self.template = folder / "template"
         work = self.template / "work"
@@ -247,7 +249,7 @@ def main(
 ) -> None:
     """Replay the calls; the exit status is 1 where there is a fault."""
     themes = [theme for theme in only.split(",") if theme]
-    chosen = [call for call in (*of_images(), *of_runs()) if not themes or call.theme in themes]
+    chosen = [call for call in (*of_images(), *of_native(), *of_runs()) if not themes or call.theme in themes]
     work = Path(tempfile.mkdtemp(prefix="hostile-", dir=folder))
     playground = Playground(work)
     outcomes = []

@@ -297,7 +297,7 @@ def locks() -> Iterator[Call]:
     crowd = _population(MANY)
     streamed = (*STREAMED[:-1], "1MB", *NEW, "--manifest", "crowd.csv")
     atlas = ("atlas", "crowd.csv", *MODEL, *NEW, "--memory", "1GB")
-    growing = (*SCALABILITY, *MODEL, "--images", "200", "--name", "new")
+    growing = (*SCALABILITY, *MODEL, "--images", "100", "--name", "new")
     yield Call("locks", "continue twice", LONG, beside=LONG)
     yield Call("locks", "resume what is trained", ("resume", "runs/new/checkpoints/last.ckpt"), beside=LONG)
     yield Call("locks", "table twice", TABLE, beside=TABLE)
@@ -317,7 +317,7 @@ def signals() -> Iterator[Call]:
     slow = ("register", *MODEL, *NEW, "--affine", "never", "--refine", "2000", *GROUP)
     quick = (*REGISTER, *NEW, *GROUP)
     streamed = (*STREAMED[:-1], "1MB", *NEW, "--manifest", "crowd.csv")
-    growing = (*SCALABILITY, *MODEL, "--images", "200", "--name", "new")
+    growing = (*SCALABILITY, *MODEL, "--images", "100", "--name", "new")
     jobs: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], Change | None]] = {
         "train": ((*TRAIN, "trainer.epochs=400", "name=new"), ("runs/new",), LONG, None),
         "continue": (LONG, ("runs/new",), LONG, None),

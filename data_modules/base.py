@@ -31,7 +31,7 @@ from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
 from bingo_pl.data_modules.cases import SPLITS, Case, Preprocessing, Split
 from bingo_pl.data_modules.copies import copy_each, disguise
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
-from bingo_pl.errors import BingoError, InputError, some
+from bingo_pl.errors import BingoError, BingoWarning, InputError, some
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from bingo_pl.storage.regular import exists, is_file
@@ -185,7 +185,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         if stage != "test" and not self.groups["val"]:
             rank_zero_warn(
                 "the validation split is empty: the TRAINING groups under a fixed misalignment serve as validation, "
-                "so its figures do not show how the model generalises. Give it subjects (data.splits) if there are any"
+                "so its figures do not show how the model generalises. Give it subjects (data.splits) if there are any",
+                category=BingoWarning,
             )
             self.groups["val"] = self.groups["train"]
 
@@ -253,7 +254,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
             )
         if len(cases) > sum(self.splits):
             log.info("%d of %d subjects are in no split", len(cases) - sum(self.splits), len(cases))
-        order = iter(sorted(cases, key=lambda case: hashlib.blake2b(case.name.encode()).digest()))
+        order = iter(sorted(cases, key=lambda case: hashlib.blake2b(os.fsencode(case.name)).digest()))
         return {split: [next(order) for _ in range(count)] for split, count in zip(SPLITS, self.splits, strict=True)}
 
     def _check_modalities(self) -> None:
@@ -319,7 +320,8 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         if small:
             rank_zero_warn(
                 f"{len(small)} groups have fewer than data.images_per_step={images} images and are left out: "
-                f"{some(small)}"
+                f"{some(small)}",
+                category=BingoWarning,
             )
         return [group for group in groups if group.size >= images]
 

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
 from bingo_pl.data_modules.cases import Case, Split, read_subject, to_group, to_spacing
-from bingo_pl.errors import some
+from bingo_pl.errors import BingoWarning, some
 from bingo_pl.images.members import Member
 
 
@@ -50,7 +50,8 @@ class BratsDataModule(GroupDataModule):
         if incomplete:
             rank_zero_warn(
                 f"{len(incomplete)} of {len(cases)} cases lack images or labels and are used without: "
-                f"{some(incomplete)}"
+                f"{some(incomplete)}",
+                category=BingoWarning,
             )
         return self.split_by_name(cases)
 

@@ -60,7 +60,7 @@ class GroupCache:
             for member in case.members
         ]
         content = json.dumps([VERSION, self.dataset, case.name, asdict(self.settings), members])
-        return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+        return hashlib.blake2b(os.fsencode(content), digest_size=12).hexdigest()
 
     def prepare(self, cases: Sequence[Case], read: Callable[[Case], list[GroupBatch]], threads: int) -> None:
         """Preprocess the cases that the cache lacks.

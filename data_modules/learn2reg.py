@@ -19,7 +19,7 @@ from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup
 from bingo_pl.data_modules.cases import SPLITS, Case, Split, to_group, to_spacing
 from bingo_pl.data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from bingo_pl.errors import InputError, some, unknown_name
+from bingo_pl.errors import BingoWarning, InputError, some, unknown_name
 from bingo_pl.images.intensity import foreground
 from bingo_pl.images.members import Member
 from bingo_pl.images.problems import Problem, refuse
@@ -141,7 +141,9 @@ class Learn2RegDataModule(GroupDataModule):
             if not (labels or others):
                 unlabelled.append(f"{part + number}_{code}")
         if unlabelled:
-            rank_zero_warn(f"{len(unlabelled)} images have no label map and no Dice: {some(unlabelled)}")
+            rank_zero_warn(
+                f"{len(unlabelled)} images have no label map and no Dice: {some(unlabelled)}", category=BingoWarning
+            )
         return {name: tuple(members) for name, members in found.items()}
 
     def _read_member(self, case: Case, member: Member) -> GroupBatch:

@@ -9,7 +9,7 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cases import SPLITS, Case, Split, read_subject, to_group, to_spacing
 from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort_problems
-from bingo_pl.errors import InputError, unknown_name
+from bingo_pl.errors import BingoWarning, InputError, unknown_name
 from bingo_pl.images.manifest import Row, read_manifest
 from bingo_pl.storage.regular import is_file, is_folder
 
@@ -33,7 +33,7 @@ class ManifestDataModule(GroupDataModule):
         manifest.refuse()
         for problem in manifest.problems:
             if problem.severity == "warning":
-                rank_zero_warn(f"{path}: {problem.what}: {problem.why}")
+                rank_zero_warn(f"{path}: {problem.what}: {problem.why}", category=BingoWarning)
         for modality in {row.member.modality for row in manifest.rows} - set(self.modalities):
             raise unknown_name(f"modality in {path} (data.modalities)", modality, self.modalities)
         cases: dict[Split, list[Case]] = {split: [] for split in SPLITS}

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
 from bingo_pl.data_modules.cases import Case, Split
-from bingo_pl.errors import InputError, some
+from bingo_pl.errors import BingoWarning, InputError, some
 from bingo_pl.images.intensity import rescale
 from bingo_pl.images.members import Member
 from bingo_pl.images.reading import read_image, read_labels
@@ -58,7 +58,8 @@ class MscmrDataModule(GroupDataModule):
         if excluded:
             rank_zero_warn(
                 f"{len(excluded)} patients have fewer than two sequences or no label map and are left out: "
-                f"{some(excluded)}"
+                f"{some(excluded)}",
+                category=BingoWarning,
             )
         return self.split_by_name(cases)
 
@@ -82,7 +83,8 @@ class MscmrDataModule(GroupDataModule):
                 groups.append(self._group(case, plane, stacks, labels, positions, reference))
         if not groups:
             rank_zero_warn(
-                f"{case.name} is left out: no slice position at which every labelled sequence shows every label"
+                f"{case.name} is left out: no slice position at which every labelled sequence shows every label",
+                category=BingoWarning,
             )
         return groups
 

@@ -99,7 +99,7 @@ def test_points_where_nothing_was_registered_are_counted(registration: Path, tmp
 
 
 def test_a_space_is_for_landmarks(registration: Path, tmp_path: Path) -> None:
-    with pytest.raises(BingoError, match="--space LPS is for landmarks"):
+    with pytest.raises(BingoError, match="space LPS is for landmarks"):
         apply(registration, "a", "b", registration.parent / "a.nii.gz", tmp_path / "out.nii.gz", False, "LPS")
     assert not (tmp_path / "out.nii.gz").exists()
 
@@ -111,7 +111,7 @@ def test_a_space_is_for_landmarks(registration: Path, tmp_path: Path) -> None:
         ("a", "no.nii.gz", "x.nii.gz", False, "no.nii.gz"),
         ("a", "b.nii.gz", "x.mha", False, "written as .nii.gz"),
         ("a", "b.nii.gz", "b.nii.gz", False, "exists"),
-        ("a", "no.csv", "x.csv", True, "leave --labels out"),
+        ("a", "no.csv", "x.csv", True, "leave labels out"),
         ("a", "no.csv", "x.nii.gz", False, "landmarks of .csv are written as .csv"),
     ],
 )

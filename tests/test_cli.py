@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from bingo_pl import cli
+from bingo_pl import BingoWarning, cli
 from bingo_pl.cli import main
 from bingo_pl.registration import apply as application
 from bingo_pl.report import page
@@ -203,6 +204,37 @@ def test_the_documentation_lists_the_exit_statuses_that_the_program_has() -> Non
 
 def unforeseen(*arguments: object) -> None:
     raise RuntimeError("the [wheel] came off\nand more")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 12.7 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096098304 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_too_little_memory_is_no_error_of_the_program(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(command)
+    assert capsys.readouterr().err.startswith("error: there is not enough memory. Take fewer")
+
+
+def test_a_warning_is_one_line_and_those_of_libraries_are_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            warnings.warn("[a] is odd", BingoWarning, stacklevel=2)
+        warnings.warn("old", DeprecationWarning, stacklevel=2)
+
+    with pytest.warns(DeprecationWarning, match="old") as others:
+        cli.run(command)
+    assert capsys.readouterr().err == "warning: [a] is odd\n"
+    assert len(others) == 1
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_and_a_log(

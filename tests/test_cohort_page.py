@@ -111,6 +111,22 @@ def test_those_who_differ_by_next_to_nothing_do_not_stand_out() -> None:
     assert [person.name for person in found][::5] == ["a_1", "a_4"]
 
 
+def test_a_newcomer_who_agrees_with_nobody_is_named_though_it_is_alone() -> None:
+    members = people([{}] * 6)
+    usual = float(np.median([image["agreement"] for image in members]))
+    for agreement, named in ((0.8 * usual, False), (0.3 * usual, True)):
+        came = {**members[0], "name": "new", "subject": "new", "added": True, "agreement": agreement}
+        came["agreement_affine"] = agreement - 0.1
+        (newcomer,) = (person for person in people_of([*members, came]) if person.added)
+        assert any("agrees with the group by" in doubt for doubt in newcomer.doubts) == named
+
+
+def test_an_agreement_that_falls_by_next_to_nothing_is_no_doubt() -> None:
+    (first, *_) = people([{}] * 6)
+    first |= {"agreement_affine": first["agreement"] + 0.001}
+    assert not people_of([first])[0].doubts
+
+
 def test_newcomers_are_compared_with_newcomers() -> None:
     """Those in the atlas were drawn to each other, and agree more."""
     came = {"added": True, "agreement": 0.35}
@@ -202,7 +218,7 @@ def test_a_picture_lies_as_radiologists_expect_it(make: Maker, number: int, axis
     [
         (lambda out: (out / "registration.json").unlink(), "registration.json is missing"),
         (lambda out: (out / "atlas.json").write_text("{"), "is damaged"),
-        (lambda out: (out / "atlas.json").write_text('{"images": []}'), "that --memory or --affine made"),
+        (lambda out: (out / "atlas.json").write_text('{"images": []}'), "of the network alone"),
         (lambda out: (out / PICTURES / "end" / "a_0.webp").unlink(), "a_0.webp: is missing or damaged"),
         (lambda out: (out / PICTURES / "affine" / "mean.webp").write_bytes(b"x"), "mean.webp: is missing or damaged"),
         (lambda out: (out / "coverage.nii.gz").unlink(), "coverage.nii.gz"),

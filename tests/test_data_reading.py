@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ import torchio as tio
 
 from bingo_pl.errors import BingoError
 from bingo_pl.images.reading import read_image, read_labels, read_mask, read_series, read_voxels
+from bingo_pl.images.transforms import read_transform
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -167,6 +169,23 @@ def test_labels_must_lie_on_the_grid_of_their_image(tmp_path: Path, image: tio.S
 def test_an_empty_mask_is_refused(tmp_path: Path, image: tio.ScalarImage) -> None:
     with pytest.raises(BingoError, match="mask is empty"):
         read_mask(save(tmp_path / "m.nii", np.zeros((4, 5, 6), np.uint8)), image)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_single_precision_are_named(tmp_path: Path) -> None:
+    values = np.ones((4, 4, 4))
+    values[0, 0] = 1e300
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "x.nii")
+    with pytest.raises(BingoError, match=r"4 of 64 voxels are beyond 3\.4e38"):
+        read_image(tmp_path / "x.nii")
+
+
+@pytest.mark.parametrize("ending", ["tfm", "nrrd"])
+def test_what_itk_says_is_its_reason_alone(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"x.{ending}").write_text("no such thing")
+    with pytest.raises(BingoError, match="cannot be read") as told:
+        read_transform(tmp_path / "x.tfm") if ending == "tfm" else read_image(tmp_path / "x.nrrd")
+    assert not re.search(r"SimpleITK|0x|\.cxx|\n", str(told.value))
 
 
 @pytest.mark.parametrize("volumes", [1, 3])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from bingo_pl import BingoError, config
+from bingo_pl import BingoError, api, config
 from bingo_pl.images.members import Member
 from bingo_pl.models.model import Model
 from bingo_pl.streaming.estimate import estimate
@@ -75,6 +76,18 @@ class SlowDisk(FileSource):
 def test_reading_is_part_of_the_time(files: list[Member]) -> None:
     source = SlowDisk.unplaced(files, model("t1", "t2"))
     assert estimate(moving(), 10_000, (16, 16), 2 * 10**5, source).seconds > 0.2 * 10_000
+
+
+@pytest.mark.parametrize("shape", [(64,), (16, 16, 16, 16), (0, 16)])
+def test_a_shape_is_2d_or_3d(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BingoError, match=r"a shape of .*: images are 2D or 3D"):
+        api.estimate(4, shape=shape)
+
+
+@pytest.mark.parametrize("images", [-1, 0, [], [("a", 5)], [("a", (np.zeros(3), np.eye(4)))]])
+def test_what_is_no_group_of_files_is_refused(images: Any) -> None:
+    with pytest.raises(BingoError, match=r"at least one|no files|no image"):
+        api.estimate(images)
 
 
 def test_sizes_that_do_not_fit_the_network_are_refused() -> None:

@@ -10,9 +10,10 @@ import pytest
 from benchmarks.hostile import Playground, snapshot
 from benchmarks.hostile_call import APPLY, Call
 from benchmarks.hostile_images import of_images
+from benchmarks.hostile_native import of_native
 from benchmarks.hostile_runs import of_runs
 
-CALLS = {call.title: call for call in (*of_images(), *of_runs())}
+CALLS = {call.title: call for call in (*of_images(), *of_native(), *of_runs())}
 SHORT = (
     "names: modality that leaves the folder",
     "names: modality, streamed with a slash",
@@ -27,6 +28,9 @@ SHORT = (
     "registrations: a list, apply",
     "points: JSON cut",
     "options: estimate of an empty shape",
+    "native: values in an absent file",
+    "native: start away",
+    "native: overwrite somebody's folder",
     "models: bit flipped, register",
     "models: trap, resume",
     "models: tensor missing, evaluate",

@@ -120,6 +120,53 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert (trials / "trial-001" / "starts").read_text() == "x", "what was done is not done again"
 
 
+LATE = """
+import pathlib, sys, time
+from bingo_pl.errors import BingoError
+from bingo_pl.locking import held
+
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+given = dict(word.split('=', 1) for word in sys.argv[1:] if '=' in word)
+run, here = pathlib.Path(given['runs']) / given['name'], pathlib.Path(__file__).parent
+survivor = 'survivor' in sys.argv
+if not survivor:
+    (here / 'begun').touch()
+wait_for(here / ('begun' if survivor else 'held'))
+try:
+    with held(run):
+        run.mkdir(parents=True, exist_ok=True)
+        (here / 'held').touch()
+        wait_for(here / 'refused')
+        time.sleep(0.2)
+        (run / 'test.csv').write_text('dice_after,gwi_after,folding_percent\\n0.5,1,1\\n')
+except BingoError:
+    (here / 'refused').touch()
+    sys.exit(2)
+"""
+
+
+def test_a_trial_that_outlived_its_sweep_and_holds_its_run_late_is_waited_for(tmp_path: Path) -> None:
+    """The sweep's own process is refused then, which is no failure of the trial."""
+    script, out = tmp_path / "trial.py", tmp_path / "out"
+    script.write_text(LATE)
+    tree = {
+        "program": str(script),
+        "command": ["${interpreter}", "${program}", "${args_no_hyphens}"],
+        "method": "grid",
+        "metric": {"name": "test/dice_after", "goal": "maximize"},
+        "parameters": {"x": {"values": [0.1]}},
+    }
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(tree))
+    trial = [f"runs={out / 'trials'}", "name=trial-001", "survivor"]
+    survivor = subprocess.Popen([sys.executable, str(script), *trial])
+    table = pd.read_csv(run_local(sweep.load(str(tmp_path / "search.yaml")), out, 0, None, 1, QUIET) / "sweep.csv")
+    assert survivor.wait(PATIENCE) == 0
+    assert table["state"].tolist() == ["finished"]
+
+
 def test_a_run_that_is_done_is_left_alone(folder: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert train_or_continue(settings(folder, "whole"), QUIET) == whole

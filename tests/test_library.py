@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -217,6 +219,15 @@ def test_what_is_no_image_is_refused_with_what_is_wanted(image: Any, message: st
         voxels_of(image, "a")
 
 
+@pytest.mark.parametrize("images", [None, 5, {"a": 5}, ["p0.nii.gz"]])
+def test_what_is_no_group_is_refused(images: Any, tmp_path: Path) -> None:
+    with pytest.raises(BingoError, match=r"say what they are|type int"):
+        register(images)
+    if images not in (None, 5):
+        with pytest.raises(BingoError, match="no files"):
+            api.atlas(images, tmp_path / "out")
+
+
 def test_images_without_modality_are_refused(model: Model) -> None:
     with pytest.raises(BingoError, match="do not say what they are"):
         model.register([(np.zeros((3, 3, 3)), np.eye(4))])  # type: ignore[list-item]
@@ -282,6 +293,9 @@ def test_the_ready_model_predicts_both_dimensions() -> None:
         (torch.zeros(1, 2, 32, 32), ["a", "x"], "does not know the modality 'x'"),
         (torch.zeros(2, 32, 32, dtype=torch.int16), ["a", "b"], "floating-point"),
         (torch.zeros(1, 2, 1, 32, 31), ["a", "b"], "32, 31"),
+        (torch.zeros(1, 0, 32, 32), None, "B groups of N images"),
+        (torch.full((1, 2, 32, 32), torch.nan), ["a", "b"], "2048 of 2048 intensities are NaN or Inf"),
+        (np.zeros((1, 2, 32, 32)), ["a", "b"], "a batch of type ndarray"),
     ],
 )
 def test_a_batch_that_the_network_cannot_take_is_refused(
@@ -298,6 +312,25 @@ def test_lightning_predicts_as_the_model_does(model: Model, checkpoint: Path, tm
     (result,) = trainer.predict(task, loader)  # type: ignore[misc]
     wanted = model.predict(make_batch(2))
     torch.testing.assert_close(result.displacement, wanted.displacement, rtol=0, atol=0)  # type: ignore[union-attr]
+
+
+SHARED = ("registration", "files", "images", "streaming", "alignment", "methods", "models", "report", "atlas", "api.py")
+"""Packages that are used from Python as from the command line."""
+
+
+def test_messages_name_no_option_of_the_command_line() -> None:
+    """But for those of a command that is named before."""
+    home, seen = Path(bingo_pl.__file__).parent, 0
+    paths = [path for name in SHARED for path in ((home / name).rglob("*.py") if "." not in name else [home / name])]
+    for path in paths:
+        nodes = [*ast.walk(ast.parse(path.read_text()))]
+        documented = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+                text = re.sub(r"bingo \w+ --[a-z]+", "", node.value)
+                assert not re.search(r"(?<![\w-])--[a-z]", text), f"{path}: {text}"
+                seen += 1
+    assert seen > 1000
 
 
 def test_an_unusable_checkpoint_is_refused_by_all_that_load_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from bingo_pl import BingoError
@@ -79,6 +80,21 @@ def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(BingoError, match=f"{name} is a link to nothing"):
             train_or_continue(settings(tmp_path, name, f"runs={tmp_path}"), QUIET)
     assert {path.name for path in tmp_path.iterdir()} == {"loop", "lost"}
+
+
+def test_a_place_that_takes_no_file_is_not_said_to_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in /proc: filelock cannot open its file, and waits for it."""
+
+    def wait(lock: FileLock, **given: object) -> None:
+        raise Timeout(lock.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", wait)
+    with (
+        pytest.raises(BingoError, match=r"cannot make a lock in .* takes no files") as refused,
+        held(tmp_path / "x"),
+    ):
+        pass
+    assert not isinstance(refused.value, InUseError)
 
 
 def test_a_lock_outlives_no_process(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bingo_pl import BingoError, register
+from bingo_pl import BingoError, api, register
 from bingo_pl.alignment.cascade import Outcome, Plan, Stage
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.starts import Start
@@ -21,13 +21,16 @@ from bingo_pl.alignment.volume import Picture
 from bingo_pl.cli import main
 from bingo_pl.errors import BingoWarning
 from bingo_pl.images.grids import LPS, Grid
+from bingo_pl.images.members import Member
 from bingo_pl.images.record import read_record
 from bingo_pl.images.resampling import low_passed
 from bingo_pl.images.scans import read_scan
 from bingo_pl.images.transforms import affine_transform
+from bingo_pl.registration import native, workflow
 from bingo_pl.registration.console import report_way, warn_of_pixels
 from bingo_pl.registration.native import native_grid
 from bingo_pl.registration.registered import RegisteredGroup
+from bingo_pl.registration.streamed import register_files
 from bingo_pl.registration.verdict import Way, judge, known_errors
 from bingo_pl.report import page
 
@@ -181,6 +184,47 @@ def test_a_start_is_taken_from_a_file(tmp_path: Path) -> None:
     assert left_mm(group, far, head_points(3)) < 0.5 * FIRST[3].spacing[0]
 
 
+@pytest.mark.parametrize(
+    ("matrix", "offset", "message"),
+    [
+        (np.eye(3), (1e4, 0, 0), "nothing of it lies on a.*perhaps the inverse is meant"),
+        (np.diag([1.0, 0, 1]), (0, 0, 0), r"start.tfm: has no inverse"),
+        (np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), (0, 0, 0), "out of the plane of the slices"),
+    ],
+)
+def test_a_start_that_leads_nowhere_is_refused(
+    matrix: NDArray, offset: tuple[float, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "align", lambda *given: pytest.fail("this is the work"))
+    start = sitk.AffineTransform(matrix.ravel().tolist(), offset)
+    sitk.WriteTransform(start, str(tmp_path / "start.tfm"))
+    with pytest.raises(BingoError, match=message):
+        register({name: image(FIRST[2], name) for name in "ab"}, initial={"b": tmp_path / "start.tfm"})
+
+
+def test_the_grid_of_an_image_may_be_taken_whatever_it_shows() -> None:
+    like = (np.full((10, 12, 1), np.nan), np.diag([3, 3, 2, 1.0]))
+    group = register({name: image(FIRST[2], name) for name in "ab"}, transform="rigid", like=like)
+    assert group.grid.shape == (10, 12, 1)
+
+
+def test_a_row_of_voxels_is_a_group_grid_too() -> None:
+    draw = np.random.default_rng(0)
+    rows = {name: (draw.random((1, 30, 1)).astype(np.float32), np.eye(4)) for name in "ab"}
+    assert register(rows, transform="rigid").grid.shape[1] > 0
+
+
+@pytest.mark.parametrize("stretch", [(1e8, 1), (1, 1e5)])
+def test_images_that_reach_over_more_than_memory_are_refused(stretch: tuple[float, float]) -> None:
+    """Far apart, or with voxels of a wrong unit."""
+    apart, size = stretch
+    array, affine = image(FIRST[3], "b")
+    affine = affine @ np.diag([1, 1, size, 1])
+    affine[0, 3] += apart - 1
+    with pytest.raises(BingoError, match=r"reach over .* mm: at least .* of memory"):
+        register({"a": image(FIRST[3], "a"), "b": (array, affine)}, transform="rigid")
+
+
 def test_what_shows_something_else_stays_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,11 +281,57 @@ def test_a_turn_is_named_only_where_it_is_believed(agreement: float, said: bool)
     assert known_errors(outcome) == ([0.3, 0.3] if said else [None, None])
 
 
-@pytest.mark.parametrize(("spacing_mm", "message"), [(1e-3, "Give a larger --spacing"), (400.0, "a smaller --spacing")])
+@pytest.mark.parametrize(("spacing_mm", "message"), [(1e-3, "Give a larger spacing"), (400.0, "a smaller spacing")])
 def test_voxels_too_small_or_too_large_are_refused_with_the_remedy(spacing_mm: float, message: str) -> None:
     scans = [read_scan("a", "a", image(FIRST[3], "a"), None, None)]
     with pytest.raises(BingoError, match=message):
         native_grid(scans, [np.eye(4)], spacing_mm)
+
+
+def test_voxels_too_small_are_refused_before_anything_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("register_natively", "register_series"):
+        monkeypatch.setattr(workflow, name, lambda *given: pytest.fail("this is the work"))
+    array, affine = image(FIRST[3], "a")
+    for given in ({"a": (array, affine)}, {"a": (np.stack([array] * 2, -1), affine)}):
+        with pytest.raises(BingoError, match=r"0.001 mm: at least .* Give a larger spacing"):
+            register(given, spacing_mm=1e-3)
+
+
+def test_slices_and_volumes_are_no_group() -> None:
+    with pytest.raises(BingoError, match=r"b is 2D, .* but a is 3D, .*: a group is of slices or of volumes"):
+        register({"a": image(FIRST[3], "a"), "b": image(FIRST[2], "b")})
+
+
+def test_one_image_has_no_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    register({"a": image(FIRST[2], "a")}, console=Console())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "a is the only image" in told
+    assert "against each other" not in told
+
+
+TWICE: dict[str, Callable[[Sequence[Member], Path], object]] = {
+    "memory": lambda members, out: register([("a", nib.load(member.image)) for member in members], transform="rigid"),
+    "files": lambda members, out: register([("a", member.image) for member in members], transform="rigid"),
+    "streamed": lambda members, out: register_files(members, out, 10**8),
+    "atlas": lambda members, out: api.atlas(members, out, transform="rigid"),
+    "streamed atlas": lambda members, out: api.atlas(members, out, affine="never"),
+}
+
+
+@pytest.mark.parametrize("way", TWICE)
+def test_an_image_that_is_given_twice_is_named(way: str, tmp_path: Path) -> None:
+    """By its content, whatever its file is called."""
+    array, affine = image(FIRST[2], "a")
+    members = [Member("a", tmp_path / f"{number}.nii.gz") for number in range(3)]
+    for number, member in enumerate(members):
+        nib.save(nib.Nifti1Image(array + (number == 2), affine), member.image)
+    with pytest.warns(BingoWarning, match="the same image, which counts more than once") as told:
+        TWICE[way](members, tmp_path / "out")
+    said = next(str(each.message) for each in told if "the same image" in str(each.message))
+    first, second, third = ("a and", "a_2", "a_3") if way == "memory" else ("0.nii.gz", "1.nii.gz", "2.nii.gz")
+    assert first in said
+    assert second in said
+    assert third not in said
 
 
 @pytest.mark.parametrize(

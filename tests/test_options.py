@@ -118,6 +118,37 @@ def test_a_registration_is_overwritten_only_as_it_was_written(files: dict[str, P
     edited.unlink()
     group.write(out, overwrite=True)
     assert edited.is_file()
+    (out / "mine").mkdir()
+    with pytest.raises(BingoError, match="mine in it was not written"):
+        group.write(out, overwrite=True)
+
+
+@pytest.mark.parametrize("option", ["--like", "--initial"])
+def test_a_folder_that_is_read_from_is_not_overwritten(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    inner = tmp_path / "out" / "read"
+    inner.touch()
+    given = [option, f"b={inner}" if option == "--initial" else str(inner)]
+    assert run(monkeypatch, "register", "a=a.nii", "b=b.nii", *given, "--overwrite", "-o", str(tmp_path / "out")) == 2
+    assert "which is read" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("option", ["--mask", "--label", "--initial"])
+def test_a_name_is_given_once(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    twice = [option, "a=x.nii", option, "a=y.nii"]
+    assert run(monkeypatch, "register", "a=a.nii", "b=b.nii", *twice, "-o", str(tmp_path / "out")) == 2
+    assert f"{option} names 'a' twice: x.nii and y.nii" in " ".join(capsys.readouterr().err.split())
+
+
+def test_threads_are_as_many_as_a_machine_may_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "check", ".", "--threads", "1000000000") == 2
+    assert "--threads" in capsys.readouterr().err
 
 
 def test_what_is_no_result_is_never_overwritten(files: dict[str, Path], tmp_path: Path) -> None:
@@ -147,8 +178,8 @@ def test_apply_overwrites_a_result_but_nothing_that_it_reads(files: dict[str, Pa
         apply(out, "a", "b", files["a"], moved, False, None)
     apply(out, "a", "b", files["a"], moved, False, None, overwrite=True)
     assert nib.load(moved).shape == GRID.shape
-    for read in (files["a"], out / "registered" / "a.nii.gz"):
+    for read in (files["a"], files["b"], out / "registered" / "a.nii.gz"):
         before = read.read_bytes()
-        with pytest.raises(BingoError, match="is read by this command"):
+        with pytest.raises(BingoError, match=r"is read by this command|was registered in"):
             apply(out, "a", "b", files["a"], read, False, None, overwrite=True)
         assert read.read_bytes() == before

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from bingo_pl import BingoError
+from bingo_pl import BingoError, BingoWarning, api, apply, register
 from bingo_pl.alignment import population
 from bingo_pl.alignment.features import EDGES_WEIGHT, EXPERTS, Feature, Template, mean_agreement
-from bingo_pl.atlases import people
+from bingo_pl.atlases import newcomers, people
 from bingo_pl.atlases.consensus import Stack, pairwise_dice
 from bingo_pl.atlases.newcomers import add_people
 from bingo_pl.atlases.people import Choices
@@ -65,8 +68,8 @@ def person(folder: Path, number: int, contrast: str = "a", label: bool = True, s
     return Member(contrast, Path(f"{stem}.nii.gz"), Path(f"{stem}_label.nii.gz") if label else None, None, subject)
 
 
-def make(members: Sequence[Member], output: Path, **choices: Any) -> Path:
-    return people.build(members, None, output, Choices(**choices), QUIET)
+def make(members: Sequence[Member], output: Path, overwrite: bool = False, **choices: Any) -> Path:
+    return people.build(members, None, output, Choices(**choices), QUIET, overwrite=overwrite)
 
 
 def voxels(path: Path) -> NDArray:
@@ -286,6 +289,85 @@ def test_a_newcomer_comes_to_where_the_full_run_has_it(folder: Path) -> None:
     assert np.sqrt(np.mean(apart**2)) < 0.75, "half a voxel; people who are three instead of four differ by as much"
 
 
+def test_a_newcomer_whom_a_kill_left_half_written_is_not_mixed_with_the_next_one(folder: Path) -> None:
+    """Killed between its two records: the next one gets the name, and all that is there under it is of this one."""
+    members = [person(folder, number) for number in range(4)]
+    made = make(members[:2], folder / "killed", transform="rigid")
+    (made / "notes.txt").write_text("somebody's")
+    begun = (made / "atlas.json").read_text()
+    add_people(made, [("", members[2].image)], None, images=True, jacobian=True, console=QUIET)
+    (made / "atlas.json").write_text(begun)
+    (made / "transforms" / ".a_3_forward.h5.1.tmp").touch()
+    assert add_people(made, [("", members[3].image)], None, images=False, jacobian=False, console=QUIET) == ["a_3"]
+    for name in ("atlas.json", "registration.json"):
+        paths = [image["path"] for image in json.loads((made / name).read_text())["images"]]
+        assert paths == [str(member.image) for member in (*members[:2], members[3])]
+    assert not [*made.glob("registered/*"), *made.glob("log_jacobian/*"), *made.rglob("*.tmp")]
+    assert record(made)["files"].keys() >= {"transforms/a_3_forward.h5", "images.tsv", "registration.json"}
+    with pytest.raises(BingoError, match=r"notes\.txt in it was not written"):
+        make(members[:2], made, transform="rigid", overwrite=True)
+    (made / "notes.txt").unlink()
+    make(members[:2], made, transform="rigid", overwrite=True)
+
+
+def test_newcomers_come_all_or_none_and_leave_nothing_where_they_fail(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [person(folder, number) for number in range(3)]
+    made = make(members[:2], folder / "failing", transform="rigid")
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    come: dict[str, Any] = {"images": False, "jacobian": False, "console": QUIET}
+    with pytest.raises(BingoError, match=r"no\.nii\.gz: no such file"):
+        add_people(made, [("", members[2].image), ("", tmp_path / "no.nii.gz")], None, **come)
+    for name in ("draw_member", "write_atlas_record"):  # the other record is written before the last
+        with monkeypatch.context() as patch:
+            patch.setattr(newcomers, name, lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                add_people(made, [("", members[2].image)], None, **come)
+        assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+    with pytest.raises(BingoError, match="abacus"):
+        add_people(made, [("", members[2].image)], None, **come, device="abacus")
+    with pytest.warns(BingoWarning, match=r"the same image.*0a\.nii\.gz and .*0a\.nii\.gz"):
+        add_people(made, [("", members[0].image)], None, **come)
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": [{"name": "a"}]}, {"space": {"dims": 7, "frame_ras_mm": np.eye(4).tolist()}}]
+)
+def test_nobody_is_added_to_a_damaged_record(change: dict[str, Any], atlas: Path, tmp_path: Path) -> None:
+    shutil.copytree(atlas, tmp_path / "copy")
+    (tmp_path / "copy" / "atlas.json").write_text(json.dumps(record(atlas) | change))
+    with pytest.raises(BingoError, match=r"atlas\.json: is damaged"):
+        add_people(tmp_path / "copy", [("", tmp_path / "x.nii.gz")], None, images=False, jacobian=False, console=QUIET)
+
+
+def test_images_whose_names_are_not_utf8_are_written_and_reported(tmp_path: Path) -> None:
+    first, second = (person(tmp_path, number, label=False).image for number in range(2))
+    strange = first.rename(os.fsdecode(os.fsencode(tmp_path / "x") + b"\xff.nii.gz"))
+    out = register({"a": strange, "b": second}, transform="rigid").write(tmp_path / "out")
+    assert "\\udcff.nii.gz" in (out / "report.html").read_text(encoding="utf-8")
+    apply(out, "a", "b", strange, tmp_path / "moved.nii.gz", False, None)
+    made = make([Member("a", strange), Member("a", second)], tmp_path / "atlas", transform="rigid")
+    assert "\\udcff.nii.gz" in (made / "images.tsv").read_text(encoding="utf-8")
+    add_people(made, [("", strange)], None, images=False, jacobian=False, console=QUIET)
+
+
+def test_images_of_a_person_lie_on_each_other(tmp_path: Path) -> None:
+    first, second = person(tmp_path, 0, "a", subject="x"), person(tmp_path, 0, "b", subject="x")
+    loaded = nib.load(second.image)
+    far = GRID.affine.copy()
+    far[:3, 3] += 500 * GRID.directions[:, 0]
+    nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj), far), second.image)
+    with pytest.raises(BingoError, match=r"nothing of it lies on .* though both show subject x"):
+        make([first, dataclasses.replace(second, label=None), person(tmp_path, 1)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("way", [{"transform": "rigid"}, {"affine": "never"}])
+def test_one_person_is_no_population(way: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.warns(BingoWarning, match="the images show one person"):
+        api.atlas([person(tmp_path, 0)], tmp_path / "out", **way)
+
+
 def test_contrasts_of_a_person_move_as_one(folder: Path) -> None:
     """Two contrasts of two people, one contrast of the third."""
     members = [
@@ -354,7 +436,7 @@ def test_a_template_comes_back_from_its_file(atlas: Path, tmp_path: Path) -> Non
 
 
 def test_nobody_is_added_to_what_is_no_atlas(tmp_path: Path) -> None:
-    with pytest.raises(BingoError, match="no finished registration"):
+    with pytest.raises(BingoError, match="Name a folder that bingo atlas wrote"):
         add_people(tmp_path, [("", tmp_path / "x.nii.gz")], None, images=False, jacobian=False, console=QUIET)
 
 

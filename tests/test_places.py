@@ -12,6 +12,7 @@ import pytest
 
 from bingo_pl import cli
 from bingo_pl.errors import BingoError
+from bingo_pl.images.written import check_output
 from bingo_pl.storage.atomic import PATH_BYTES, check_new_file, check_place, check_unused
 
 Place = Callable[[Path], Path]
@@ -75,6 +76,13 @@ def test_a_new_folder_or_file_has_a_place_of_its_own(tmp_path: Path, place: Plac
     for check in (check_unused, check_new_file):
         with pytest.raises(BingoError, match=said):
             check(path)
+
+
+@pytest.mark.parametrize("place", NOT_NEW)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_result_has_one_too(tmp_path: Path, place: Place, overwrite: bool) -> None:
+    with pytest.raises(BingoError, match=NOT_NEW[place]):
+        check_output(place(tmp_path), overwrite, "registration.json")
 
 
 def test_a_good_place_is_taken(tmp_path: Path) -> None:

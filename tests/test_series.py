@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,8 +169,12 @@ def test_values_come_from_text_and_files(tmp_path: Path) -> None:
     for values, message in (("1,2", "3 volumes but 2 values"), ("1,2,inf", "finite"), ("a/b,c,d", "cannot name")):
         with pytest.raises(BingoError, match=message):
             Series.of("dwi", source, values)
-    with pytest.raises(BingoError, match="cannot be read"):
-        read_values(tmp_path / "missing.bval")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("missing.bval", "pipe", "."):
+        with pytest.raises(BingoError, match="cannot be read"):
+            read_values(tmp_path / name)
+    with pytest.raises(BingoError, match=r"3 volumes but 1 values \('missing.bval', which is no file\)"):
+        Series.of("dwi", source, "missing.bval")
 
 
 def test_a_series_is_a_group_of_its_own(tmp_path: Path) -> None:
@@ -198,6 +203,25 @@ def test_volumes_are_split_one_at_a_time(ending: str, tmp_path: Path) -> None:
         assert volume.get_data_dtype() == np.int16
         np.testing.assert_array_equal(np.asarray(volume.dataobj), series[..., number])
         np.testing.assert_allclose(volume.affine, AFFINE)
+
+
+def test_intensities_that_wrapped_are_judged_for_the_series_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Streamed, its volumes are read as they are in memory: all as unsigned, also one that alone shows no wrap."""
+    bright = 60000 * np.clip(breathed(frames(), 0.0) / frames().max(), 0, 1)
+    bright[..., 0] *= 0.4
+    path = save(tmp_path / "s.nii.gz", bright[:, :, None].astype(np.uint16).view(np.int16))
+    monkeypatch.setattr("sys.argv", ["bingo", "register", str(path), "--memory", "1GB", "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    told = capsys.readouterr().err
+    assert told.count("warning:") == 1
+    assert f"{path}: intensities jump" in told
+    assert ".py" not in told
+    for number in range(len(TIMES)):
+        kept = np.asarray(nib.load(tmp_path / "out" / "originals" / f"series_{number}.nii.gz").dataobj)
+        np.testing.assert_array_equal(kept[:, :, 0], bright[..., number].astype(np.uint16))
 
 
 def test_the_command_streams_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

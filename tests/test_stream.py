@@ -228,7 +228,7 @@ def test_an_unusable_image_is_named(make_group: GroupMaker) -> None:
 
 
 def test_too_little_memory_says_how_much_is_needed(make_group: GroupMaker) -> None:
-    with pytest.raises(BingoError, match=r"--memory 1 KB is too little: .* images at a time are needed"):
+    with pytest.raises(BingoError, match=r"a memory of 1 KB is too little: .* images at a time are needed"):
         register_stream(moving(), MemorySource(group(make_group)), 1000)
 
 

@@ -103,6 +103,10 @@ class Model:
         """
         if isinstance(batch, Tensor):
             batch = self._batch(batch, modalities)
+        elif not isinstance(batch, GroupBatch):
+            raise InputError(
+                f"a batch of type {type(batch).__name__}", "Wanted: a GroupBatch, or a tensor (B, N, 1, *S)"
+            )
         one = self._of(batch.images.ndim - 3)
         with torch.no_grad():
             result: Registration = one.registrar(batch.to(one.device))
@@ -111,12 +115,14 @@ class Model:
     def _batch(self, images: Tensor, modalities: Sequence[str] | None) -> GroupBatch:
         if images.ndim > 2 and images.shape[2] != 1:
             images = images[:, :, None]
-        if images.ndim not in (5, 6) or not images.is_floating_point():
+        if images.ndim not in (5, 6) or not images.numel() or not images.is_floating_point():
             raise InputError(
                 f"images of shape {tuple(images.shape)} {images.dtype}. Wanted: floating-point (B, N, 1, *S), B groups "
                 "of N images with two or three sizes *S",
                 "Correct the tensor",
             )
+        if bad := int((~images.isfinite()).sum()):
+            raise InputError(f"{bad} of {images.numel()} intensities are NaN or Inf", "Correct the tensor")
         groups, size, dims = images.shape[0], images.shape[1], images.ndim - 3
         one = self._of(dims)
         known = ready_model.takes_any(one.config)
@@ -217,7 +223,8 @@ def atlas(
         return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
     if spacing_mm or images_too or jacobian or transform != "deformable":
         raise InputError(
-            "--spacing, --images, --jacobian and --transform do not go with --affine or --memory", "Leave out either"
+            "spacing, images, jacobian and transform do not go with affine or memory, which have the network register",
+            "Leave out either",
         )
     bytes_ = parse_bytes(memory or "1GB")
     members = _members(images)
@@ -244,9 +251,14 @@ def estimate(
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
 
     Raises:
-        BingoError: unusable images, or another method than BInGo where the group is streamed.
+        BingoError: unusable images, a shape that is neither 2D nor 3D, or another method than BInGo where the group is
+            streamed.
     """
     members = [] if isinstance(images, int) else _members(images)
+    if shape and (len(shape) not in (2, 3) or min(shape) < 1):
+        raise InputError(f"a shape of {'x'.join(map(str, shape))}: images are 2D or 3D", "Give sizes above 0")
+    if isinstance(images, int) and images < 1:
+        raise InputError(f"a group of {images} images", "Wanted: at least one")
     dims = dims_of(members[0]) if members else len(shape) or 2
     path = None if checkpoint is None else Path(checkpoint)
     model, size = trained.Model.load(path, dims, [f"trainer.accelerator={device}"]), parse_bytes(memory or "1GB")
@@ -262,7 +274,19 @@ def estimate(
 def _members(images: Path | str | Sequence[tuple[str, Path | str] | Member], columns: Columns = GROUP) -> list[Member]:
     if isinstance(images, (str, Path)):
         return read_group(Path(images), columns)
-    return [image if isinstance(image, Member) else Member(image[0], Path(image[1])) for image in images]
+    found = []
+    for image in images.items() if isinstance(images, Mapping) else images:
+        if isinstance(image, Member):
+            found.append(image)
+        elif isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], (str, Path)):
+            found.append(Member(str(image[0]), Path(image[1])))
+        else:
+            raise InputError(
+                "the images are no files", "Wanted: a manifest, (modality, file) pairs, or {modality: file}"
+            )
+    if not found:
+        raise InputError("no image", "Name a manifest, or (modality, file) pairs")
+    return found
 
 
 def train(

@@ -46,6 +46,15 @@ class DivergenceError(BingoError, ArithmeticError):
     """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
 
 
+ORIGIN = re.compile(r"^.*(ITK ERROR|sitk::ERROR): (\w+\(0x[0-9a-f]+\): )?", re.DOTALL)
+"""What ITK puts before the reason of an error: where in its sources it was raised, and at which address."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason that a library gives for an error, in one line."""
+    return " ".join(ORIGIN.sub("", str(error)).split())
+
+
 class BingoWarning(UserWarning):
     """A result to look at, or an input that was understood in one of several ways."""
 

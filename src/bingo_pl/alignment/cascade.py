@@ -102,10 +102,11 @@ class Plan:
         """The plan for images that are clearly deformed."""
         return replace(self, fine_mm=_finest(self.image_mm, self.size_mm, FINEST_DEFORMED))
 
-    def voxels(self, kind: str) -> list[float]:
-        """Of a stage's levels, coarse to fine: more between the two were tried, and gained nothing."""
+    @property
+    def deformations(self) -> list[float]:
+        """Voxels of the deformable stage's levels: more between the two were tried, and gained nothing."""
         alike = self.coarse_mm < 1.3 * self.fine_mm
-        return [self.fine_mm] if alike or kind == "affine" else [self.coarse_mm, self.fine_mm]
+        return [self.fine_mm] if alike else [self.coarse_mm, self.fine_mm]
 
     def passes(self, clearly: bool) -> list[Level]:
         """What `align` optimises by default, in order, behind the coarse start.
@@ -116,9 +117,8 @@ class Plan:
         """
         ahead = [self.level(kind, self.coarse_mm) for kind in ("rigid", "deformable")]
         plan = self.finer() if clearly else self
-        wanted = [(kind, voxel) for kind in ("rigid", "affine") for voxel in plan.voxels(kind)]
-        deformations = plan.voxels("deformable")
-        wanted += [("deformable", voxel) for voxel in (deformations if clearly else deformations[:1])]
+        wanted = [(kind, plan.fine_mm) for kind in ("rigid", "affine")]
+        wanted += [("deformable", voxel) for voxel in (plan.deformations if clearly else plan.deformations[:1])]
         return [*ahead, *(plan.level(kind, voxel) for kind, voxel in wanted)]
 
     def level(self, kind: str, voxel_mm: float) -> Level:
@@ -200,7 +200,7 @@ class Cascade:
             looked_at = self.small, self.modalities, self.outlines
             starts, linear = coarse_starts(self.similarity, *looked_at, self.generator)
             start = Maps(linear if self.reference is None else linear @ linear.of(self.reference).inverse())
-        self._look_ahead(start)
+        start = self._look_ahead(start)
         maps, kept = given, "identity"
         last = "deformable" if self.transform == "auto" else self.transform
         for kind in KINDS[: KINDS.index(last) + 1]:
@@ -248,15 +248,20 @@ class Cascade:
             velocity = velocity * alike.reshape(-1, *[1] * (velocity.ndim - 1))
         return Maps(Linear(matrix, offset), maps.lattice, velocity), kept
 
-    def _look_ahead(self, start: Maps) -> None:
-        """Look closer at images that are clearly deformed, as the coarsest level tells at once."""
-        if self.transform not in ("auto", "deformable"):
-            return
+    def _look_ahead(self, start: Maps) -> Maps:
+        """Look closer at images that are clearly deformed, as the coarsest level tells at once.
+
+        Returns:
+            The start, rigidly aligned at that level.
+        """
         coarse = self.plan.coarse_mm
         rigid = self._optimise(start, self.plan.level("rigid", coarse))
+        if self.transform not in ("auto", "deformable"):
+            return rigid
         deformed = self._optimise(rigid, self.plan.level("deformable", coarse))
         if self._moved(deformed, rigid, self.outlines.cloud(rigid)) > CLEAR * coarse:
             self.plan = self.plan.finer()
+        return rigid
 
     def _see(self, voxel_mm: float, maps: Maps, cloud: Cloud) -> Sight:
         """The images as they are compared at a level: read once, and again only after a start has moved them."""
@@ -272,7 +277,10 @@ class Cascade:
 
     def _stage(self, kind: str, start: Maps, before: Maps) -> tuple[Maps, Stage]:
         """Run a stage from ``start``, and judge it against the maps ``before``."""
-        maps = self._deformable(start) if kind == "deformable" else self._linear(kind, start)
+        if kind == "deformable":
+            maps = self._deformable(start)
+        else:
+            maps = self._optimise(start, self.plan.level(kind, self.plan.fine_mm))
         cloud = self.outlines.cloud(start)
         moved = self._moved(maps, before, cloud)
         needed = self.invented[kind] * self.plan.image_mm
@@ -291,23 +299,20 @@ class Cascade:
             return False, "edges do not gain by it"
         return True, "edges gain by it"
 
-    def _linear(self, kind: str, maps: Maps) -> Maps:
-        for voxel in self.plan.voxels(kind):
-            maps = self._optimise(maps, self.plan.level(kind, voxel))
-        return maps
-
     def _deformable(self, maps: Maps) -> Maps:
         """Coarse to fine; the finer levels, which take most time, only where the coarsest one found something."""
         start = maps
-        for voxel in self.plan.voxels("deformable"):
+        for voxel in self.plan.deformations:
             maps = self._optimise(maps, self.plan.level("deformable", voxel))
-            if not (self._found(maps, start) or self.transform == "deformable"):
+            if not (self.transform == "deformable" or self._found(start, maps)):
                 break
         return maps
 
-    def _found(self, maps: Maps, start: Maps) -> bool:
-        """Whether the coarse levels of the deformation found enough for the finest one to be worth its time."""
-        return self._moved(maps, start, self.outlines.cloud(start)) > self.invented["deformable"] * self.plan.image_mm
+    def _found(self, before: Maps, after: Maps) -> bool:
+        """Whether the coarsest deformation is one that might be believed, and the finest one worth its time."""
+        moved = self._moved(after, before, self.outlines.cloud(before))
+        enough = moved > self.invented["deformable"] * self.plan.image_mm
+        return enough and self._edges(after) > self._edges(before)
 
     def _optimise(self, maps: Maps, level: Level) -> Maps:
         cloud = self.outlines.cloud(maps)

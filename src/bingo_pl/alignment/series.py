@@ -173,8 +173,8 @@ class _SeriesCascade(Cascade):
         why = f"what {self._witness().components} time courses do not explain {change}"
         return (True, why) if gain >= GAIN else (False, f"{why}, wanted a fall of {GAIN:.0%}")
 
-    def _found(self, maps: Maps, start: Maps) -> bool:
-        return self._gain(start, maps) > 0 if self.told else super()._found(maps, start)
+    def _found(self, before: Maps, after: Maps) -> bool:
+        return self._gain(before, after) > 0 if self.told else super()._found(before, after)
 
     def _gain(self, before: Maps, after: Maps) -> float:
         """By how much of itself what is left falls, at points that were not optimised."""

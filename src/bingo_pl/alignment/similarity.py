@@ -6,6 +6,7 @@ two images' values compare. All are high where images are aligned.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from torch import Tensor
 from bingo_pl.alignment.experts import encode, encoded_lattice
 from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.volume import Picture, Volume, reduced, to_volume
+from bingo_pl.errors import InputError
+from bingo_pl.memory import shortage
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.frozen import frozen
 
 TINY = 1e-6
+CONVOLVED = 2 * 4
+"""Bytes at least of a voxel and channel: what goes into a convolution and what comes out."""
 ALL_PAIRS = 6
 """Images of a group of which every pair is compared; in larger ones each with `PARTNERS` random others a step."""
 PARTNERS = 2
@@ -73,6 +78,12 @@ class Experts(Similarity):
 
     def see(self, picture: Picture, modality: int, voxel_mm: float, linear: Linear, box: Box) -> Sequence[Volume]:
         lattice = encoded_lattice(*box, voxel_mm, self.bingo.stride)
+        if short := shortage(CONVOLVED * self.bingo.channels[0] * math.prod(lattice.shape)):
+            reach = " x ".join(f"{size * voxel_mm:.3g}" for size in lattice.shape)
+            raise InputError(
+                f"the images, where they lie now, reach over {reach} mm: at least {short}",
+                "Correct the units, voxel sizes or places in their headers",
+            )
         encoder = frozen(self.bingo.encoder, modality)  # in milliseconds: encoding takes seconds
         return [encode(encoder, self.bingo.velocity_scales[-1], picture, lattice, linear, self.mirrored)]
 

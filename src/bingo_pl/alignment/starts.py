@@ -21,8 +21,9 @@ STEPS, POINTS = 20, 1_500
 GOOD = 0.5
 """Agreement of two images' experts, over both objects, above which no turned start is looked for: 0.6 and more where
 contrasts of one head are aligned, 0.1 to 0.3 where they are not."""
-BETTER = 0.03
-"""By how much a start must agree better than a simpler one to be taken."""
+BETTER, FAR_BETTER = 0.03, 0.1
+"""By how much a start must agree better than a simpler one to be taken; the second where it does not agree well, and
+so speaks against the headers without being evidence of anything else: by 0.03 the same start differs from itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def _coarse_start(
         if kind != "centres" and best.agreement >= GOOD:
             break
         found = improved(turn, centres[1] - turn @ centres[0], kind)
-        if found.agreement > best.agreement + BETTER:
+        if found.agreement > best.agreement + (BETTER if found.agreement >= GOOD else FAR_BETTER):
             best = found
     return best
 

@@ -27,7 +27,7 @@ from bingo_pl.images.members import Member
 from bingo_pl.images.record import sha256_of
 from bingo_pl.images.scans import Scan, check_dimensions, describe, grid_around, read_scan
 from bingo_pl.models.model import Model
-from bingo_pl.registration.console import track
+from bingo_pl.registration.console import track, warn_of_copies
 from bingo_pl.streaming.file_source import place
 from bingo_pl.streaming.workspace import Plan, claim
 
@@ -79,6 +79,7 @@ class Population:
         """
         rows = track(range(len(members)), "reading", console)
         seen = _ordered([_see(members[row], row, model.dims) for row in rows])
+        warn_of_copies(((str(one.member.image), one.digest) for one in seen), console)
         ordered = [one.member for one in seen]
         title = ordered[0].image
         console.print(

@@ -51,7 +51,7 @@ class Cohort:
         """Read all images.
 
         Raises:
-            BingoError: unusable images, or more than fit in memory.
+            BingoError: unusable images, images of a subject that lie apart, or more than fit in memory.
         """
         _check_apart(members, names)
         scans: list[Scan] = []
@@ -61,7 +61,9 @@ class Cohort:
             check_dimensions([scan], model.dims)
             voxels += int(np.prod(scan.grid.shape))
             if short := shortage(BYTES * voxels * len(members) / (len(scans) + 1)):
-                raise InputError(f"these {len(members)} images take {short}", "Stream them: --memory 4GB")
+                raise InputError(
+                    f"these {len(members)} images take {short}", "Give memory, e.g. 4GB, which streams them"
+                )
             scans.append(scan)
         digests = [scan.digests() for scan in scans]
         people: dict[str, list[int]] = {}
@@ -74,6 +76,13 @@ class Cohort:
         for images in people.values():
             images.sort(key=content)
         ordered = dict(sorted(people.items(), key=lambda one: [content(i) for i in one[1]]))
+        for person, images in ordered.items():
+            for i in images[1:]:
+                if not overlap(scans[images[0]], scans[i], np.eye(4)):
+                    raise InputError(
+                        f"{scans[i].title}: nothing of it lies on {scans[images[0]].title}, though both show {person}",
+                        "Register the images of a subject before, or correct the headers",
+                    )
         first = scans[next(iter(ordered.values()))[0]]
         ids = {member.label or member.image: _ids(scan) for member, scan in zip(members, scans, strict=True)}
         return cls(scans, digests, ordered, label_ids_of(ids), Space.of(first))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ from bingo_pl.images.record import DAMAGES, Record, read_record, sha256_of
 from bingo_pl.images.record import RECORD as REGISTRATION
 from bingo_pl.images.resampling import resample_labels, to_array
 from bingo_pl.images.scans import check_dimensions, names_of, read_scan
+from bingo_pl.images.written import FILES, REMADE
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
+from bingo_pl.registration.console import warn_of_copies
 from bingo_pl.registration.native import Space
 from bingo_pl.registration.registered import write_member
 from bingo_pl.report.cohort import lines_of, people_of
 from bingo_pl.report.strips import Strips
-from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.atomic import remove_leftovers, replacing
 from bingo_pl.storage.locking import held
 
 
@@ -43,6 +47,7 @@ def add_people(
     images: bool,
     jacobian: bool,
     console: Console,
+    device: str = "auto",
 ) -> list[str]:
     """Bring further people to a finished atlas and write their transforms into its folder.
 
@@ -56,6 +61,7 @@ def add_people(
         images: write each registered image too.
         jacobian: write maps of the logarithm of the Jacobian determinant.
         console: where progress and results are reported.
+        device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
 
     Returns:
         What the newcomers are called in the folder.
@@ -65,19 +71,33 @@ def add_people(
     """
     atlas = atlas.absolute()
     with held(atlas):
-        record, tree = read_record(atlas), _read(atlas / RECORD)
+        tree = _read(atlas / RECORD)
+        record = read_record(atlas)
+        remove_leftovers(atlas)
+        whole = {image["name"] for image in tree["images"]}  # one that a killed process left half-written is no member
+        record = replace(record, entries=[entry for entry in record.entries if entry.name in whole])
         space = Space(tree["space"]["dims"], np.array(tree["space"]["frame_ras_mm"]))
         template = Template.read(atlas / FEATURES)
-        model = _model(record, checkpoint, space.dims)
+        model = _model(record, checkpoint, space.dims, device)
         known = sorted({entry.modality for entry in record.entries})
         named = [(_modality(modality, known, path), path) for modality, path in newcomers]
         taken = [entry.modality for entry in record.entries]
         names = names_of([*taken, *(modality for modality, _ in named)])[len(taken) :]
+        foreign = _clear(atlas, names, _files(atlas) - tree[FILES].keys())
+        _check_all(named, tree, space, console)
         for name, (modality, path) in zip(names, named, strict=True):
-            with doing(f"aligning {escape(str(path))}", console):
-                found = _add(name, modality, path, template, space, record, tree, model, (images, jacobian), atlas)
-            tree["images"].append(found)
-            _append(atlas, found, tree)
+            before = (atlas / REGISTRATION).read_bytes()
+            try:
+                with doing(f"aligning {escape(str(path))}", console):
+                    found = _add(name, modality, path, template, space, record, tree, model, (images, jacobian), atlas)
+                _append(atlas, found, tree, foreign)
+            except BaseException:
+                there = _read(atlas / RECORD)
+                if name not in {image["name"] for image in there["images"]}:
+                    with replacing(atlas / REGISTRATION) as temporary:
+                        temporary.write_bytes(before)
+                    _clear(atlas, [name], _files(atlas) - there[FILES].keys())
+                raise
             console.print(
                 f"{escape(str(path))} is {escape(name)}: agreement with the group {found['agreement']:.2f}, "
                 f"{found['agreement_affine']:.2f} by its affine map alone",
@@ -88,6 +108,21 @@ def add_people(
         for line in lines_of(came):
             console.print(escape(line), soft_wrap=True)
     return names
+
+
+def _check_all(newcomers: Sequence[tuple[str, Path]], tree: Mapping[str, Any], space: Space, console: Console) -> None:
+    """Read all of them before anybody is added; name copies of each other and of members.
+
+    Raises:
+        BingoError: an unusable image.
+    """
+    contents = [(str(image["path"]), str(image["sha256"])) for image in tree["images"]]
+    for modality, path in newcomers:
+        scan = read_scan(str(path), modality, path, None, None)
+        check_dimensions([scan], space.dims)
+        space.picture(scan)
+        contents.append((str(path), sha256_of(path)))
+    warn_of_copies(contents, console)
 
 
 def _add(
@@ -135,49 +170,81 @@ def _labels(atlas: Path, grid: Grid) -> NDArray:
     return voxels.astype(np.int32)
 
 
-def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any]) -> None:
-    """Both records with one more image; that of the atlas, which lists all files, last."""
+def _files(atlas: Path) -> set[str]:
+    """Paths of all files in an atlas that its record may list."""
+    paths = {path.relative_to(atlas).as_posix() for path in atlas.rglob("*") if path.is_file()}
+    return paths - {RECORD, *REMADE}
+
+
+def _clear(atlas: Path, names: Sequence[str], unlisted: Collection[str]) -> set[str]:
+    """Remove what a killed process wrote of newcomers who were to have these names: they may have been other people.
+
+    Returns:
+        The unlisted files that are left: somebody else's.
+    """
+    own = {f"{name}{end}" for name in names for end in (".nii.gz", ".webp")}
+    own |= {f"{name}_{way}{end}" for name in names for way in ("forward", "inverse") for end in (".h5", ".nii.gz")}
+    halves = {path for path in unlisted if Path(path).name in own}
+    for path in halves:
+        (atlas / path).unlink()
+        with suppress(OSError):  # not empty
+            (atlas / path).parent.rmdir()
+    return set(unlisted) - halves
+
+
+def _append(atlas: Path, entry: dict[str, Any], tree: dict[str, Any], foreign: set[str]) -> None:
+    """Both records with one more image, also in memory; that of the atlas, which lists all files, last.
+
+    What others put into the folder is not listed, and what they changed keeps its digest: see `check_output`.
+    """
+    tree["images"].append(entry)
     registration = _read(atlas / REGISTRATION)
     kept = registration["images"][0].keys()
-    registration["images"].append({key: entry[key] for key in kept})
+    registration["images"] = [{key: image[key] for key in kept} for image in tree["images"]]
     with replacing(atlas / REGISTRATION) as temporary:
         temporary.write_text(json.dumps(registration, indent=2), encoding="utf-8")
-    write_atlas_record(atlas, tree)
+    new = _files(atlas) - tree[FILES].keys() - foreign | {REGISTRATION}
+    tree[FILES] |= {name: sha256_of(atlas / name) for name in sorted(new)}
+    write_atlas_record(atlas, tree, tree[FILES])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tree["images"]
+        [(image["name"], image["path"], image["sha256"]) for image in tree["images"]], dict(tree[FILES])
         if path.name == RECORD:
             Choices(transform=tree["transform"])
-            np.array(tree["space"]["frame_ras_mm"], float).reshape(4, 4)
+            people_of(tree["images"])
+            if tree["space"]["dims"] not in (2, 3) or np.shape(tree["space"]["frame_ras_mm"]) != (4, 4):
+                raise ValueError(f"space {tree['space']}")
     except OSError as error:
         raise FileError(
             f"{path}: cannot be read ({error.strerror})",
-            "Name a folder that bingo atlas wrote, without --memory and --affine",
+            "Name a folder that bingo atlas wrote, without memory and affine",
         ) from error
     except DAMAGES as error:
         raise FileError(
-            f"{path}: is damaged, or of an atlas that --memory or --affine made, to which nobody can be added "
+            f"{path}: is damaged, or of an atlas of the network alone (memory, affine), to which nobody can be added "
             f"({type(error).__name__}: {error})",
             "Make the atlas again",
         ) from error
     return tree
 
 
-def _model(record: Record, checkpoint: Path | None, dims: int) -> Model:
+def _model(record: Record, checkpoint: Path | None, dims: int, device: str) -> Model:
     """The model that made the atlas.
 
     Raises:
         BingoError: another one.
     """
     recorded = record.checkpoint
-    model = Model.load(checkpoint or (recorded if recorded.suffix == ".ckpt" else None), dims)
+    model = Model.load(
+        checkpoint or (recorded if recorded.suffix == ".ckpt" else None), dims, [f"trainer.accelerator={device}"]
+    )
     if sha256_of(model.path) != record.checkpoint_sha256:
         raise InputError(
             f"{model.path} is not the model that made the atlas ({recorded}): their experts cannot be compared",
-            "Name that one by --checkpoint, or make the atlas again",
+            "Name that one, or make the atlas again",
         )
     return model
 

@@ -40,12 +40,13 @@ from bingo_pl.images.transforms import affine_transform, write_image
 from bingo_pl.images.written import FILES, check_output, digests_of
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
-from bingo_pl.registration.console import track
-from bingo_pl.registration.native import native_grid
+from bingo_pl.registration.console import called, track, warn_of_copies, warn_of_one_person
+from bingo_pl.registration.native import check_spacing, native_grid
 from bingo_pl.registration.registered import Registered, write_member, write_record
 from bingo_pl.report.cohort import lines_of, people_of
 from bingo_pl.report.strips import MEAN, MOMENTS, SIDE_OF_MEAN, Strips
-from bingo_pl.storage.atomic import replacing, replacing_folder
+from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.folders import replacing_folder
 from bingo_pl.storage.locking import held
 from bingo_pl.streaming.file_source import dims_of
 
@@ -131,6 +132,12 @@ def build(
     output = output.absolute()
     with held(output):
         cohort = Cohort.read(members, names, model, console)
+        contents = [scan.content(digests) for scan, digests in zip(cohort.scans, cohort.digests, strict=True)]
+        if len(cohort.people) == 1:
+            warn_of_one_person(console)
+        warn_of_copies(zip(map(called, cohort.scans), contents, strict=True), console)
+        if choices.spacing_mm is not None:
+            check_spacing(cohort.scans, choices.spacing_mm)
         with doing("aligning", console) as begin:
             bingo = hierarchical(model.registrar)
             gathered = gather(cohort.subjects(model), bingo, choices.transform, begin)
@@ -138,7 +145,7 @@ def build(
         order = _by_content(cohort)  # the first gives the axes and, of slices, the plane
         affines = [placed.affines[i] for i in order]
         grid = native_grid([cohort.scans[i] for i in order], affines, choices.spacing_mm)
-        grid.fitting(16.0, "the template", "Give a larger --spacing")
+        grid.fitting(16.0, "the template", "Give a larger spacing")
         console.print(f"atlas grid: {describe(grid)}", soft_wrap=True)
         with replacing_folder(output, overwrite) as temporary:
             _write(placed, grid, model, choices, temporary, output, console)
@@ -260,15 +267,22 @@ def _write(
     report_figures(record, console)
 
 
-def write_atlas_record(folder: Path, record: Mapping[str, Any]) -> None:
+def write_atlas_record(folder: Path, record: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
     """Write ``atlas.json``, and its figures of each image as ``images.tsv``.
+
+    Args:
+        folder: of the atlas.
+        record: its content, but for the files.
+        files: SHA-256 of the other files that are the atlas's, by their paths in it; None: of all that are there.
 
     Raises:
         BingoError: one cannot be written.
     """
     with replacing(folder / TABLE) as temporary:
-        pd.DataFrame(record["images"]).reindex(columns=COLUMNS).to_csv(temporary, sep="\t", index=False)
-    tree = {**record, FILES: digests_of(folder, RECORD)}
+        table = pd.DataFrame(record["images"]).reindex(columns=COLUMNS)
+        table.to_csv(temporary, sep="\t", index=False, errors="backslashreplace")  # paths need not be UTF-8
+    known = digests_of(folder, RECORD) if files is None else {**files, TABLE: sha256_of(folder / TABLE)}
+    tree = {**record, FILES: known}
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(tree, indent=2), encoding="utf-8")
 

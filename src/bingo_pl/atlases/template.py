@@ -35,9 +35,9 @@ from bingo_pl.images.transforms import write_image
 from bingo_pl.images.written import FILES, check_output, digests_of
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
-from bingo_pl.registration.console import track
+from bingo_pl.registration.console import track, warn_of_one_person
 from bingo_pl.spatial import compose, invert
-from bingo_pl.storage.atomic import replacing_folder
+from bingo_pl.storage.folders import replacing_folder
 from bingo_pl.storage.locking import held
 from bingo_pl.streaming.file_source import FileSource, dims_of
 from bingo_pl.streaming.stream import register_stream
@@ -86,6 +86,8 @@ def build(
     model = Model.load(checkpoint, dims_of(members[0]), [f"trainer.accelerator={device}"])
     for member in members:
         model.index(member.modality)  # an unknown one is refused before the work begins
+    if len(members) == 1:
+        warn_of_one_person(console)
     with held(work):
         return _build(members, model, output, work, affine, memory_bytes, console, overwrite)
 

@@ -47,7 +47,7 @@ def _describe(finding: Finding, fixing: bool) -> str:
     elif fixing and problem.severity != "note":
         lines.append("[magenta]Left for you[/]")
     elif problem.fix:
-        lines.append("[green]--fix can correct it[/]")
+        lines.append("[green]bingo check --fix can correct it[/]")
     return "\n".join(lines)
 
 

@@ -51,6 +51,21 @@ def on_device(overrides: list[str] | None, device: str) -> list[str]:
     return [*(overrides or ()), *([] if device == "auto" else [f"trainer.accelerator={device}"])]
 
 
+def pairs_of(texts: list[str] | None, option: str, example: str) -> dict[str, Path]:
+    """Files by name, of an option that is given once for each name as NAME=FILE.
+
+    Raises:
+        BingoError: a name comes twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts or ():
+        name, path = pair(text, "NAME=FILE", example)
+        if name in found:
+            raise InputError(f"{option} names '{name}' twice: {found[name]} and {path}", "Leave one of them out")
+        found[name] = path
+    return found
+
+
 def pair(text: str, what: str, example: str) -> tuple[str, Path]:
     """The two sides of NAME=FILE."""
     name, equals, path = text.partition("=")

@@ -16,12 +16,13 @@ from bingo_pl.memory import peak_bytes, show_bytes
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 """What libraries, and processes that are started later, take their number of threads from."""
+MOST_THREADS = 1024
 LOG = logging.getLogger("bingo_pl")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Number of CPU threads", show_default="as many as the machine has"),
+    typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads", show_default="as many as the machine has"),
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Report each step with time and memory, and errors with their traceback")

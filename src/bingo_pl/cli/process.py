@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from bingo_pl.cli.options import LOG
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, BingoWarning
 from bingo_pl.signals import Stopped, stopping
+
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|failed to allocate memory|bad_alloc", re.IGNORECASE)
+"""What torch, CUDA and ITK say."""
 
 
 def run(command: Callable[[], object]) -> None:
@@ -34,7 +41,7 @@ def run(command: Callable[[], object]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, and terminals may not know it
     try:
-        with stopping():
+        with stopping(), telling_warnings():
             command()
     except BingoError as error:
         LOG.info("traceback", exc_info=error)
@@ -49,6 +56,13 @@ def run(command: Callable[[], object]) -> None:
             sys.exit(128 + signal.SIGPIPE)
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            LOG.info("traceback", exc_info=error)
+            _tell(
+                "error:",
+                "there is not enough memory. Take fewer or smaller images, or stream them (--memory)",
+            )
+            sys.exit(2)
         LOG.info("traceback", exc_info=error)
         from bingo_pl.crashes import describe, write_log
 
@@ -56,6 +70,22 @@ def run(command: Callable[[], object]) -> None:
         sys.exit(70)
 
 
-def _tell(kind: str, text: str) -> None:
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Within, what Python code would get as a `BingoWarning` is printed in one line, once."""
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, BingoWarning):
+            _tell("warning:", str(message), "yellow")
+        else:
+            show(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        yield
+
+
+def _tell(kind: str, text: str, colour: str = "red") -> None:
     console = Console(stderr=True, emoji=False)
-    console.print(f"[bold red]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)
+    console.print(f"[bold {colour}]{kind}[/] {escape(text)}", soft_wrap=True, highlight=False)

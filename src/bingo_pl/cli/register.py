@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair
+from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair, pairs_of
 from bingo_pl.errors import InputError
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 from bingo_pl.storage.regular import exists
@@ -106,7 +106,8 @@ def register(
     members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
     series = find([(member.modality, member.image) for member in members], values)
     names = names_of(member.modality for member in members)
-    masks, labels = (dict(pair(text, "NAME=FILE", "t1=a.nii.gz") for text in given or ()) for given in (mask, label))
+    masks, labels = pairs_of(mask, "--mask", "t1=a.nii.gz"), pairs_of(label, "--label", "t1=a.nii.gz")
+    starts = pairs_of(initial, "--initial", "t2=start.tfm")
     known = names if series is None else [*names, *series.names]
     check_names("mask", masks, known)
     check_names("label map", labels, known)
@@ -137,7 +138,8 @@ def register(
             console=console,
         )
     else:
-        check_output(output, overwrite, RECORD, [path for member in named.values() for path in member.files])
+        read = [path for member in named.values() for path in member.files]
+        check_output(output, overwrite, RECORD, [*read, *starts.values(), *([] if like is None else [like])])
         group = workflow.register(
             [(member.modality, member.image) for member in members],
             checkpoint,
@@ -145,7 +147,7 @@ def register(
             labels=labels | {name: member.label for name, member in named.items() if member.label},
             transform=transform,
             reference=reference or None,
-            initial=dict(pair(text, "NAME=FILE", "t2=start.tfm") for text in initial or ()),
+            initial=starts,
             spacing_mm=spacing,
             like=like,
             values=values,

@@ -134,7 +134,7 @@ def atlas(
                 "Leave them out",
             )
         newcomers = [_newcomer(text) for text in add]
-        add_people(output, newcomers, checkpoint, images, jacobian, console)
+        add_people(output, newcomers, checkpoint, images, jacobian, console, device)
         return
     people = read_bids(bids, [name for name in suffix.split(",") if name], bids_label, bids_mask) if bids else manifest
     assert people is not None

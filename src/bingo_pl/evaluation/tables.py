@@ -50,7 +50,7 @@ def write_test_csv(rows: Sequence[GroupScores], path: Path) -> None:
         BingoError: the file cannot be written.
     """
     with replacing(path) as temporary:
-        _frame(rows).to_csv(temporary, index=False, na_rep="nan")
+        _frame(rows).to_csv(temporary, index=False, na_rep="nan", errors="backslashreplace")
 
 
 def summary(rows: Sequence[GroupScores]) -> Table:

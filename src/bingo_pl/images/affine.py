@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.errors import InputError, unknown_name
+from bingo_pl.errors import BingoWarning, InputError, unknown_name
 from bingo_pl.images.grids import LPS
 from bingo_pl.images.itk_alignment import Alignment, align
 from bingo_pl.images.scans import Scan
@@ -180,7 +180,9 @@ def _warn_of_failure(alignment: Alignment) -> None:
     """That one start of many leads nowhere is no failure: the others are there for that."""
     if alignment.failure:
         warnings.warn(
-            f"a step of the affine stage stopped, and what it started from is kept ({alignment.failure})", stacklevel=2
+            f"a step of the affine stage stopped, and what it started from is kept ({alignment.failure})",
+            BingoWarning,
+            stacklevel=2,
         )
 
 

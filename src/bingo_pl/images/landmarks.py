@@ -229,7 +229,7 @@ def _space(path: Path, stated: str | None, given: str | None) -> str:
     space = stated or given
     if space is None:
         raise InputError(
-            f"{path}: does not say in which space its points are", "Say it (--space): RAS (nibabel) or LPS (ITK, ANTs)"
+            f"{path}: does not say in which space its points are", "Say it (space): RAS (nibabel) or LPS (ITK, ANTs)"
         )
     return space
 

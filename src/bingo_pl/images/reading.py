@@ -8,14 +8,14 @@ whatever the header's unit of length; slices get Z = 1.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchio as tio
 
-from bingo_pl.errors import InputError
+from bingo_pl.errors import BingoWarning, InputError
 from bingo_pl.images.geometry import corner_distance_mm, show_mm, voxel_size_mm
 from bingo_pl.images.problems import Problem, found, refuse
 from bingo_pl.images.volume import Volume, open_volume
@@ -36,6 +36,8 @@ __all__ = [
 
 ROUNDING_TOLERANCE = 1e-3
 """How far from a whole number a label may be stored."""
+LARGEST = 2**15 - 1
+"""Of signed 16 bits."""
 WRAP, EDGE = 3 * 2**14, 2**14
 """Between neighbours, of 2^16 values: larger differences are wraps, if not rare beside those of strong edges."""
 WRAPS, WRAPS_PER_EDGE = 10, 0.2
@@ -61,9 +63,11 @@ def read_image(path: Path, fill_nonfinite: float | None = None) -> tio.ScalarIma
 
 def to_image(path: Path, data: np.ndarray, affine: np.ndarray, fill_nonfinite: float | None = None) -> tio.ScalarImage:
     """`read_image` for voxels (X, Y, Z) that have been read; ``path`` is named in errors."""
-    data = data.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = data.astype(np.float32)
     if fill_nonfinite is None:
-        refuse(path, nonfinite(data))
+        refuse(path, nonfinite(data), beyond_single(data, single))
+    data = single
     data[~np.isfinite(data)] = fill_nonfinite
     refuse(path, constant(data))
     return tio.ScalarImage(tensor=torch.from_numpy(data)[None], affine=affine)
@@ -122,6 +126,19 @@ def nonfinite(data: np.ndarray) -> Problem | None:
     )
 
 
+def beyond_single(data: np.ndarray, single: np.ndarray) -> Problem | None:
+    """Finite intensities that are infinite in single precision, in which everything is computed."""
+    count = int((np.isfinite(data) & ~np.isfinite(single)).sum())
+    if not count:
+        return None
+    return Problem(
+        "error",
+        f"{count} of {data.size} voxels are beyond 3.4e38, the largest number of single precision",
+        "images are worked with in single precision, where these are infinite",
+        "Divide the intensities by a number that makes them smaller",
+    )
+
+
 def constant(data: np.ndarray) -> Problem | None:
     """Intensities (none of them NaN) without any contrast."""
     if data.min() != data.max():
@@ -135,26 +152,42 @@ def constant(data: np.ndarray) -> Problem | None:
 
 
 def wrapped(data: np.ndarray) -> Problem | None:
-    """Signed intensities (X, Y, Z[, T]) of 16 bits that were larger than these hold, and began again at the least."""
-    if data.dtype != np.int16 or int(data.max()) - int(data.min()) <= WRAP:
+    """Signed intensities (X, Y, Z) of 16 bits that were larger than these hold, and began again at the least."""
+    return wrapped_among(lambda: [data])
+
+
+def wrapped_among(volumes: Callable[[], Iterable[np.ndarray]]) -> Problem | None:
+    """`wrapped` for the volumes of a series, which share their intensities; they may be read twice, one at a time."""
+    least, most = LARGEST, -LARGEST - 1
+    for data in volumes():
+        if data.dtype != np.int16:
+            return None
+        least, most = min(least, int(data.min())), max(most, int(data.max()))
+    if most - least <= WRAP:
         return None
-    shown = (data > data.min()) & (data < data.max())  # padding and clipped values are no wraps
     wraps = edges = 0
-    for axis in range(3):
-        step = np.abs(np.diff(data.astype(np.int32), axis=axis))
-        size = data.shape[axis]
-        step[~(shown.take(range(size - 1), axis) & shown.take(range(1, size), axis))] = 0
-        wraps += int((step > WRAP).sum())
-        edges += int(((step > EDGE) & (step <= WRAP)).sum())
+    for data in volumes():
+        shown = (data > least) & (data < most)  # padding and clipped values are no wraps
+        for axis in range(3):
+            step = np.abs(np.diff(data.astype(np.int32), axis=axis))
+            size = data.shape[axis]
+            step[~(shown.take(range(size - 1), axis) & shown.take(range(1, size), axis))] = 0
+            wraps += int((step > WRAP).sum())
+            edges += int(((step > EDGE) & (step <= WRAP)).sum())
     if wraps < WRAPS or wraps <= WRAPS_PER_EDGE * edges:
         return None
     return Problem(
         "warning",
-        f"intensities jump between almost {data.max()} and almost {data.min()} at {wraps} pairs of neighbours: they "
+        f"intensities jump between almost {most} and almost {least} at {wraps} pairs of neighbours: they "
         "were probably too large for 16 bits, and wrapped",
         "the brightest places become the darkest, and the jumps the strongest edges of the image",
         "Convert the original again, to unsigned 16 bits, 32 bits or floating point",
     )
+
+
+def warn_of_wrap(path: Path, wrap: Problem) -> None:
+    """Issue the finding of `wrapped` as a warning."""
+    warnings.warn(f"{path}: {wrap.what}. They are read as unsigned", BingoWarning, stacklevel=2)
 
 
 def fractional(data: np.ndarray) -> Problem | None:
@@ -272,9 +305,9 @@ def _usable(path: Path, volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     refuse(path, *volume.problems)
     assert volume.data is not None
     for problem in found(volume.problems):
-        warnings.warn(f"{path}: {problem.what}", stacklevel=2)
+        warnings.warn(f"{path}: {problem.what}", BingoWarning, stacklevel=2)
     assert volume.affine is not None
     if (wrap := wrapped(volume.data)) is None:
         return volume.data, volume.affine
-    warnings.warn(f"{path}: {wrap.what}. They are read as unsigned", stacklevel=2)
+    warn_of_wrap(path, wrap)
     return volume.data.view(np.uint16), volume.affine

@@ -59,6 +59,11 @@ class Entry:
     error_mm: float | None = None
     """Predicted; None where the network alone registered."""
 
+    @property
+    def files(self) -> list[Path]:
+        """That were registered."""
+        return [self.path, *([] if self.label is None else [self.label])]
+
     def check_original(self) -> None:
         """Whether the original and its label map are still what was registered.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ class Scan:
         files = (self.file, self.mask_file, self.label_file)
         return {path: sha256_of(path) for path in files if path is not None}
 
+    def content(self, digests: Mapping[Path, str]) -> str:
+        """What tells the image from others: the digest of its file or, where it has none, of its voxels."""
+        if self.file is not None:
+            return digests[self.file]
+        return hashlib.sha256(self.image.affine.tobytes() + self.image.numpy().tobytes()).hexdigest()
+
     def sampled(self, affine: NDArray, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`sampled_through` a linear map (4, 4) RAS mm, from the group to the image."""
         return self.sampled_through(affine_transform(affine), grid)
@@ -143,7 +150,8 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
     """
     if isinstance(images, tio.Subject):
         images = images.get_images_dict(intensity_only=True)
-    pairs: list[Any] = list(images.items()) if isinstance(images, Mapping) else list(images)
+    given = images.items() if isinstance(images, Mapping) else images
+    pairs: list[Any] = list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise InputError(
             "the images do not say what they are",
@@ -206,6 +214,16 @@ def read_scan(name: str, modality: str, image: Source, mask: Source | None, labe
     return Scan(name, modality, scalar, window, mask_map, mask is not None, ids, file, mask_file, label_file)
 
 
+def read_grid(source: Source) -> Grid:
+    """The grid of an image, whatever it shows.
+
+    Raises:
+        BingoError: the file is missing or damaged, or has no geometry.
+    """
+    _, data, affine, _ = _read(source, "like")
+    return Grid(data.shape, affine)
+
+
 def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | None]:
     """What messages call it, voxels (X, Y, Z), their RAS affine, and the absolute file where there is one."""
     title = Path(name)
@@ -219,19 +237,25 @@ def _read(source: Source, name: str) -> tuple[Path, NDArray, NDArray, Path | Non
 def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
     """Raises `BingoError` where an image is not D-dimensional."""
     for scan in scans:
-        if scan.dims != dims:
+        if scan.dims == dims:
+            continue
+        found = f"{scan.title} is {scan.dims}D, {scan.image.spatial_shape} voxels"
+        if scans[0].dims == dims:
             raise InputError(
-                f"{scan.title} has {scan.image.spatial_shape} voxels, but the model registers {dims}D images"
-                f"{' (one voxel along the third axis)' if dims == 2 else ''}",
-                f"Use a {5 - dims}D model or other images",
+                f"{found}, but {scans[0].title} is {dims}D, {scans[0].image.spatial_shape} voxels: a group is of "
+                "slices or of volumes",
+                "Leave one of them out, or extract the slice",
             )
+        raise InputError(
+            f"{found}, but the model registers {dims}D images", f"Use a {scan.dims}D model or other images"
+        )
 
 
 def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int) -> Grid:
     """`grid_around` the foregrounds of images that all are in memory on it."""
     boxes = [scan.foreground_box() for scan in scans]
     grid = grid_around(scans[0].grid, boxes, stages, spacing_mm, dims, stride)
-    remedy = "Register fewer images at a time, or stream them (--memory)"
+    remedy = "Register fewer images at a time, or stream them (bingo register --memory 4GB)"
     return grid.fitting(len(scans) * image_bytes(dims), f"the group grid of {len(scans)} images", remedy)
 
 
@@ -279,10 +303,11 @@ def grid_around(
             f"the images show {extent.max() * wanted.max():.2g} mm, {extent.max():.2g} of the {wanted.max():g} mm "
             "voxels that the model was trained on: nothing would be left of them",
             "Correct the unit or the voxel size "
-            "in their headers if it is wrong; else train a model for images of this size (data.spacing_mm)",
+            "in their headers, or their masks, if these are wrong; else train a model for images of this size "
+            "(data.spacing_mm)",
         )
     shape = np.ones(3, int)
-    shape[:dims] = np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int) * stride
+    shape[:dims] = np.maximum(np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int), 1) * stride
     middle = (shape - 1) / 2
     # of a slab no thicker than a voxel, a voxel's centre, not a place between two that both miss it
     middle[:dims] = np.where(extent <= 1, shape[:dims] // 2, middle[:dims])

@@ -13,19 +13,20 @@ from typing import Any, TypeAlias
 import nibabel as nib
 import numpy as np
 import torchio as tio
+from numpy.typing import NDArray
 
 from bingo_pl.errors import FileError, InputError
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.in_memory import parts_of
 from bingo_pl.images.naming import modality_of
 from bingo_pl.images.problems import refuse
-from bingo_pl.images.reading import read_series
+from bingo_pl.images.reading import read_series, warn_of_wrap, wrapped_among
 from bingo_pl.images.record import MOST
 from bingo_pl.images.scans import File, Source, names_of
 from bingo_pl.images.transforms import COMPRESSION
-from bingo_pl.images.volume import UNREADABLE, open_volume
+from bingo_pl.images.volume import UNREADABLE, as_native, open_volume
 from bingo_pl.storage.atomic import replacing
-from bingo_pl.storage.regular import is_file
+from bingo_pl.storage.regular import check_regular, is_file
 
 Values: TypeAlias = Sequence[float | str] | Path | str
 """What differs from volume to volume: inversion times, b-values, ...; or a text file of them."""
@@ -220,9 +221,11 @@ def read_values(values: Values) -> list[float | str]:
         path = Path(values)
         if isinstance(values, Path) or is_file(path):
             try:
+                check_regular(path)
                 text = path.read_text("utf-8-sig")
             except (OSError, ValueError) as error:
-                raise FileError(f"{path}: the values cannot be read ({error})", "Give them as 100,180,260") from error
+                why = "it is no text" if isinstance(error, UnicodeError) else error
+                raise FileError(f"{path}: the values cannot be read ({why})", "Give them as 100,180,260") from error
         else:
             text = values
         words: list[float | str] = [_number(word) for word in re.split(r"[\s,;]+", text.strip()) if word]
@@ -252,39 +255,45 @@ def split(series: Series, folder: Path) -> list[Path]:
     assert series.source is not None
     source = series.source.path
     paths = [folder / f"{name}.nii.gz" for name in series.names]
-    for number, (path, volume) in enumerate(zip(paths, _volumes(source, paths), strict=True)):
-        if volume is None:
+    if all(path.exists() for path in paths):
+        return paths
+    wrap = wrapped_among(lambda: (as_native(data) for data, _ in _volumes(source)))
+    if wrap:
+        warn_of_wrap(source, wrap)
+    for number, (path, (data, image)) in enumerate(zip(paths, _volumes(source), strict=True)):
+        if path.exists():
             continue
         with replacing(path) as temporary:
-            temporary.write_bytes(gzip.compress(volume.to_bytes(), COMPRESSION, mtime=0))
+            content = _volume(as_native(data).view(np.uint16) if wrap else data, image).to_bytes()
+            temporary.write_bytes(gzip.compress(content, COMPRESSION, mtime=0))
         if number == 0:
             refuse(source, *open_volume(path).problems)
     return paths
 
 
-def _volumes(source: Path, paths: Sequence[Path]) -> Iterator[nib.Nifti1Image | None]:
-    """The volumes of a file whose path does not exist yet, None for the others. What is compressed is read once."""
+def _volumes(source: Path) -> Iterator[tuple[NDArray, nib.spatialimages.SpatialImage]]:
+    """The volumes of a file, one at a time, beside what it is as a whole. What is compressed is read once."""
     try:
         image = nib.load(source, keep_file_open=True)
-        for number, path in enumerate(paths):
-            if path.exists():
-                yield None
-                continue
-            data = np.asanyarray(image.dataobj[..., number])
-            if data.dtype.kind == "f":
-                data = data.astype(np.float32)
-            if not isinstance(image, nib.Nifti1Image):
-                yield nib.Nifti1Image(data, image.affine)
-                continue
-            header = image.header.copy()
-            header.set_data_dtype(data.dtype)
-            header.set_data_shape(data.shape)
-            header.set_slope_inter(1, 0)
-            yield nib.Nifti1Image(data, None, header)
+        for number in range(image.shape[SPACE]):
+            yield np.asanyarray(image.dataobj[..., number]), image
     except UNREADABLE as error:
         raise FileError(
             f"{source}: cannot be read, the file is damaged ({error})", "Copy or convert it again"
         ) from error
+
+
+def _volume(data: NDArray, series: nib.spatialimages.SpatialImage) -> nib.Nifti1Image:
+    """A volume as an image of its own, with the header of its series."""
+    if data.dtype.kind == "f":
+        data = data.astype(np.float32)
+    if not isinstance(series, nib.Nifti1Image):
+        return nib.Nifti1Image(data, series.affine)
+    header = series.header.copy()
+    header.set_data_dtype(data.dtype)
+    header.set_data_shape(data.shape)
+    header.set_slope_inter(1, 0)
+    return nib.Nifti1Image(data, None, header)
 
 
 def _title(modality: str, source: Source) -> str:

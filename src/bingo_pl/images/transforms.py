@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.errors import FileError, InputError
+from bingo_pl.errors import FileError, InputError, reason_of
 from bingo_pl.images.grids import LPS, Grid
 from bingo_pl.images.units import in_mm, nifti_unit_mm
 from bingo_pl.images.volume import UNREADABLE
@@ -87,7 +87,7 @@ def write_itk(transform: sitk.Transform, path: Path) -> None:
             sitk.WriteTransform(flat([transform]), str(named))
             named.replace(temporary)
         except RuntimeError as error:
-            raise OSError(" ".join(str(error).split())) from error
+            raise OSError(reason_of(error)) from error
         finally:
             named.unlink(missing_ok=True)
 
@@ -139,9 +139,8 @@ def read_transform(path: Path) -> sitk.Transform:
             _read_field(path) if path.name.lower().endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path))
         )
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())
         raise FileError(
-            f"{path}: cannot be read, the file is damaged or no transform ({reason})",
+            f"{path}: cannot be read, the file is damaged or no transform ({reason_of(error)})",
             "Copy it again, or repeat the registration",
         ) from error
     if transform.GetDimension() != 3:
@@ -152,6 +151,10 @@ def read_transform(path: Path) -> sitk.Transform:
     return transform
 
 
+LEAST_VOLUME = 1e-9
+"""Of what a linear transform makes of a unit of volume; images of other units differ by 1e-9 at most."""
+
+
 def read_linear(path: Path) -> NDArray[np.float64]:
     """Read a linear transform of ITK, ANTs or Slicer (``.tfm``, ``.txt``, ``.mat``, ``.h5``).
 
@@ -159,7 +162,7 @@ def read_linear(path: Path) -> NDArray[np.float64]:
         (4, 4) RAS mm.
 
     Raises:
-        BingoError: the file is missing, damaged, or no linear transform of 3D points.
+        BingoError: the file is missing, damaged, or no linear transform of 3D points with an inverse.
     """
     transform = read_transform(path)
     if not transform.IsLinear():
@@ -168,6 +171,8 @@ def read_linear(path: Path) -> NDArray[np.float64]:
     matrix = np.eye(4)
     matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()], 1)
     matrix[:3, 3] = origin
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < LEAST_VOLUME:
+        raise InputError(f"{path}: has no inverse: it makes a plane, a line or a point of space", "Give another one")
     result: NDArray[np.float64] = LPS @ matrix @ LPS
     return result
 

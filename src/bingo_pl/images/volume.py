@@ -19,6 +19,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from bingo_pl.errors import reason_of
 from bingo_pl.images.geometry import (
     ITK_SHEAR_TOLERANCE,
     corner_distance_mm,
@@ -371,10 +372,9 @@ def _closed(error: PermissionError) -> Problem:
 
 
 def _damaged(error: BaseException) -> Problem:
-    reason = " ".join(str(error).split())
     return Problem(
         "error",
-        f"cannot be read, the file is damaged or no image ({reason})",
+        f"cannot be read, the file is damaged or no image ({reason_of(error)})",
         "a part of it or all of it is lost",
         "Copy or convert it again",
     )

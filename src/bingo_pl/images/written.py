@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bingo_pl.errors import BingoError, FileError, InputError
 from bingo_pl.images.record import sha256_of
-from bingo_pl.storage.atomic import check_place, check_unused
+from bingo_pl.storage.atomic import LEFTOVER, check_place, check_unused
+from bingo_pl.storage.folders import recover
 from bingo_pl.storage.regular import check_regular, is_folder
 
 FILES = "files"
@@ -26,7 +27,7 @@ def digests_of(folder: Path, *left_out: str) -> dict[str, str]:
 
 
 def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Path] = ()) -> None:
-    """See, before the work, that a folder may be written.
+    """See, before the work, that a folder may be written; what a killed process has left of it is removed.
 
     Args:
         folder: it.
@@ -37,17 +38,27 @@ def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Pa
     Raises:
         BingoError: it may not be written; what would be lost is named.
     """
+    check_place(folder)
+    if not folder.is_symlink():
+        recover(folder)
     if not overwrite or folder.is_symlink() or not is_folder(folder) or not any(folder.iterdir()):
         check_unused(folder)
         return
-    check_place(folder)
     for path in inputs:
         if path.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{folder} holds {path}, which is read", "Name another output")
     listed = _listed(folder / record)
+    folders = {parent for name in listed for parent in (folder / name).parents}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if (path.is_dir() and not path.is_symlink()) or name in (record, *REMADE):
+        if (path in folders and path.is_dir() and not path.is_symlink()) or name in (record, *REMADE):
+            continue
+        written_half = LEFTOVER.fullmatch(path.name)  # by a process that was killed
+        if written_half and path.with_name(written_half[1]).relative_to(folder).as_posix() in (
+            *listed,
+            record,
+            *REMADE,
+        ):
             continue
         if name not in listed:
             raise _not_ours(folder, f"{name} in it was not written by this command")

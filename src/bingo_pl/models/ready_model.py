@@ -68,7 +68,7 @@ def load(dims: int) -> tuple[Registrar, Config]:
         raise FileError(
             f"there is no ready {dims}D model at {path}",
             "Name a model that was trained on images like yours: "
-            "--checkpoint runs/<name>/checkpoints/best.ckpt, or make one: "
+            "runs/<name>/checkpoints/best.ckpt, or make one: "
             f"`python -m bingo_pl.training.make_model {dims}`",
         )
     return read(path)

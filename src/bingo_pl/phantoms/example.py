@@ -17,7 +17,8 @@ from bingo_pl.phantoms import cardiac
 from bingo_pl.phantoms.head import Head, Plan
 from bingo_pl.phantoms.mr import inversion_recovery
 from bingo_pl.seeding import numpy_generator
-from bingo_pl.storage.atomic import check_unused, replacing_folder
+from bingo_pl.storage.atomic import check_unused
+from bingo_pl.storage.folders import replacing_folder
 
 CONTRASTS = {
     "t1": (Plan(2.0), "PSR"),

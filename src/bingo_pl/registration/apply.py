@@ -14,7 +14,7 @@ from bingo_pl.errors import FileError, InputError, unknown_name
 from bingo_pl.images.geometry import corner_distance_mm
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.landmarks import read_landmarks, write_landmarks
-from bingo_pl.images.record import read_record
+from bingo_pl.images.record import Record, read_record
 from bingo_pl.images.resampling import (
     TEMPLATE,
     Member,
@@ -69,7 +69,8 @@ def apply(
         console: where it is reported that the file is not on the grid of ``source``, or that it or points of it lie
             outside; None: as `bingo_pl.errors.BingoWarning`.
         interpolation: of an image, see `bingo_pl.register`; None: linear.
-        overwrite: replace the output where it is a file, but for ``path`` itself and files of the registration.
+        overwrite: replace the output where it is a file, but for ``path`` itself, what was registered and files
+            of the registration.
 
     Raises:
         BingoError: a missing or damaged registration, no such member, an unreadable file, a label map with fractions,
@@ -78,9 +79,12 @@ def apply(
     registration, path, output = Path(registration), Path(path), Path(output)
     check_interpolation(interpolation or "linear")
     if interpolation and (labels or path.name.lower().endswith(POINTS)):
-        raise InputError(f"--interpolation {interpolation} is for images: {path} is none", "Leave it out")
-    check_new_file(output) if not overwrite else _check_replaceable(output, path, registration)
+        raise InputError(f"interpolation {interpolation} is for images: {path} is none", "Leave it out")
+    if not overwrite:
+        check_new_file(output)
     record = read_record(registration)
+    if overwrite:
+        _check_replaceable(output, path, record)
     grids = {TEMPLATE_NAME: record.group, **{entry.name: entry.grid for entry in record.entries}}
     for name in (source, target):
         if name not in grids:
@@ -89,7 +93,7 @@ def apply(
     members = {name: read_member(registration, name) for name in (source, target)}
     if path.name.lower().endswith(POINTS):
         if labels:
-            raise InputError(f"{path} holds landmarks, not a label map; leave --labels out")
+            raise InputError(f"{path} holds landmarks, not a label map; leave labels out")
         suffix = next(suffix for suffix in POINTS if path.name.lower().endswith(suffix))
         if not output.name.lower().endswith(suffix):
             raise InputError(f"{output}: landmarks of {suffix} are written as {suffix}", "Name the output so")
@@ -99,7 +103,7 @@ def apply(
         _warn_of_outside(outside, console)
         return Applied(output, not len(outside) or not outside.all())
     if space is not None:
-        raise InputError(f"--space {space} is for landmarks; {path} is no file of landmarks", "Leave it out")
+        raise InputError(f"space {space} is for landmarks; {path} is no file of landmarks", "Leave it out")
     if not output.name.lower().endswith(".nii.gz"):
         raise InputError(f"{output}: images are written as .nii.gz", "Name the output so")
     from bingo_pl.images.reading import read_voxels, stored_ids, whole_numbers  # torch, which points do not need
@@ -137,12 +141,15 @@ def _warn_of_labels(path: Path, console: Console) -> None:
         )
 
 
-def _check_replaceable(output: Path, path: Path, registration: Path) -> None:
-    """Raises `BingoError` where a file to write is one to read, or no file."""
+def _check_replaceable(output: Path, path: Path, record: Record) -> None:
+    """Raises `BingoError` where a file to write is one to read, one that was registered, or no file."""
+    originals = {file.resolve() for entry in record.entries for file in entry.files}
     if not output.exists() or not output.is_file() or output.is_symlink():
         check_new_file(output)
-    elif output.samefile(path) or output.resolve().is_relative_to(registration.resolve()):
+    elif output.samefile(path) or output.resolve().is_relative_to(record.folder.resolve()):
         raise FileError(f"{output} is read by this command and not overwritten", "Name another output")
+    elif output.resolve() in originals:
+        raise FileError(f"{output} was registered in {record.folder} and is not overwritten", "Name another output")
     check_place(output)
 
 
@@ -170,7 +177,7 @@ def _warn_of_grid(path: Path, grid: Grid, source: str, grids: Mapping[str, Grid]
     found = f"but on that of {' and '.join(others)}" if others else f"which has {grids[source]}"
     warn(
         f"{path}, {grid}, is not on the grid of {source}, {found}. If it does not show what {source} shows, "
-        "in the same place, the result is wrong: correct --from",
+        "in the same place, the result is wrong: name the member whose space it is in",
         console,
     )
 
@@ -184,8 +191,8 @@ def _same(grid: Grid, other: Grid) -> bool:
 
 def _warn_of_nothing(path: Path, output: Path, target: str, console: Console) -> None:
     warn(
-        f"{output} is all background: nothing of {path} lies on the grid of {target}. Was it given with the right "
-        "member (--from), and is its header right?",
+        f"{output} is all background: nothing of {path} lies on the grid of {target}. Was it given with the "
+        "member whose space it is in, and is its header right?",
         console,
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,13 +14,15 @@ from rich.markup import escape
 
 from bingo_pl.images.affine import Stage
 from bingo_pl.images.grids import Grid
-from bingo_pl.images.record import FAIL, PASS, WARN
+from bingo_pl.images.record import FAIL, PASS, WARN, sha256_of
 from bingo_pl.images.scans import Scan, describe
 from bingo_pl.messages import report, warn
 from bingo_pl.registration.verdict import Verdict, Way
 
 Item = TypeVar("Item")
 
+SHOWN = 3
+"""Of what a warning lists."""
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 """Of files that seldom say how large their pixels are."""
 
@@ -65,6 +68,40 @@ def warn_of_one(title: Path, console: Console) -> None:
     )
 
 
+def warn_of_one_person(console: Console) -> None:
+    """A population of one."""
+    warn("the images show one person, who is the template then. Name the images of two people or more", console)
+
+
+def warn_of_copies(images: Iterable[tuple[str, str]], console: Console) -> None:
+    """Images of the same content.
+
+    Args:
+        images: what messages call each, and its digest.
+        console: where it is reported.
+    """
+    called: dict[str, list[str]] = {}
+    for name, digest in images:
+        called.setdefault(digest, []).append(name)
+    copies = [names for names in called.values() if len(names) > 1]
+    if copies:
+        shown = "; ".join(" and ".join(names[:SHOWN]) for names in copies[:SHOWN])
+        more = sum(len(names) for names in copies) - sum(len(names[:SHOWN]) for names in copies[:SHOWN])
+        warn(
+            f"the same image, which counts more than once and draws the group to itself: {shown}"
+            f"{f' and {more} more' if more else ''}. Leave the copies out",
+            console,
+        )
+
+
+def warn_of_copied_files(files: Sequence[Path], console: Console) -> None:
+    """Files of the same content; only those of the same size are read."""
+    sizes = [path.stat().st_size for path in files]
+    number = Counter(sizes)
+    alike = [path for path, size in zip(files, sizes, strict=True) if number[size] > 1]
+    warn_of_copies(((str(path), sha256_of(path)) for path in alike), console)
+
+
 def warn_of_pixels(scans: Sequence[Scan], console: Console) -> None:
     """Pictures, whose formats need not say how large a pixel is: 1 mm is what is read where they do not."""
     unknown = [
@@ -81,16 +118,21 @@ def warn_of_pixels(scans: Sequence[Scan], console: Console) -> None:
 def warn_of_misfit(scan: Scan, console: Console) -> None:
     """An image that does not belong to its group."""
     warn(
-        f"{scan.name} ({scan.title}) does not fit the others: another patient, another sequence, upside down, or "
+        f"{called(scan)} does not fit the others: another patient, another sequence, upside down, or "
         "registration failed. Look at it in the report",
         console,
     )
 
 
+def called(scan: Scan) -> str:
+    """An image's name and its file."""
+    return scan.name if str(scan.title) == scan.name else f"{scan.name} ({scan.title})"
+
+
 def warn_of_name(scan: Scan, looks_like: str, console: Console) -> None:
     """An image that looks like another modality than it was given as."""
     warn(
-        f"{scan.name} ({scan.title}) was given as {scan.modality} but looks like {looks_like}, by its contrast beside "
+        f"{called(scan)} was given as {scan.modality} but looks like {looks_like}, by its contrast beside "
         f"the others. If it is one, register again and give it as {looks_like}",
         console,
     )
@@ -100,7 +142,12 @@ def report_way(way: Way, names: Sequence[str], error_mm: Sequence[float | None],
     """What was done, what was kept and why, and how far off each image is likely to be."""
     for name, start in zip(names, way.starts, strict=True):
         if start != "headers":
-            console.print(f"{escape(name)}: not where its header has it; started from its object ({escape(start)})")
+            console.print(
+                f"{escape(name)}: not where its header has it; started from its object ({escape(start)})",
+                soft_wrap=True,
+            )
+    if len(names) == 1:
+        return  # it moves against nothing
     for stage in way.stages:
         done = "kept" if stage.kept else "not kept"
         console.print(

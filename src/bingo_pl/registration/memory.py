@@ -27,5 +27,7 @@ def check_memory(model: Model, grid: Grid, images: int) -> None:
         return
     shape = grid.shape[: model.dims]
     voxel_bytes = images * working_bytes(network, shape) / math.prod(shape)
-    remedy = "Stream the group (--memory), crop the images or give masks, or register fewer at a time"
+    remedy = (
+        "Stream the group (bingo register --memory 4GB), crop the images or give masks, or register fewer at a time"
+    )
     grid.fitting(voxel_bytes, f"the group grid of {images} images", remedy)

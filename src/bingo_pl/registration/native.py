@@ -23,12 +23,19 @@ from bingo_pl.images.affine import Stage, overlap
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.scans import FEWEST_VOXELS, File, Scan, grid_around
 from bingo_pl.images.slices import PARALLEL
+from bingo_pl.memory import shortage
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
 from bingo_pl.registration.console import report_verdict, report_way, tell_grid
 from bingo_pl.registration.findings import findings_of_aligned
 from bingo_pl.registration.registered import Registered, RegisteredGroup
 from bingo_pl.registration.verdict import Way, judge, known_errors
+
+GRID_BYTES = 8.0
+"""Of memory for each voxel of the group grid: the template and an image."""
+
+OUT_OF_PLANE = 1e-3
+"""Sine of the angle by which an initial transform may turn a slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +134,7 @@ def register_natively(
 
     def grid_of(affines: list[NDArray[np.float64]]) -> Grid:
         found = native_grid(scans, affines, spacing_mm) if like is None else like
-        found.fitting(8.0, "the grid of the registered images", "Give a larger --spacing")
+        found.fitting(GRID_BYTES, "the grid of the registered images", "Give a larger spacing")
         tell_grid(found, scans[0].title, console)
         return found
 
@@ -156,20 +163,42 @@ def align_scans(
         reference: the name of an image that is held still; None: none.
         initial: (4, 4) RAS mm, group to image, by the names of those images that have one.
         tell: called with the stage that is at work.
+
+    Raises:
+        BingoError: slices in different planes, or initial transforms that lead out of the plane or away.
     """
     space = Space.of(scans[0])
     pictures = [space.picture(scan).thinned(FINEST) for scan in scans]
     names = [scan.name for scan in scans]
-    start = None
-    if initial:
-        back = np.linalg.inv(space.frame)
-        given = [back @ initial.get(name, np.eye(4)) @ space.frame for name in names]
-        matrices, offsets = zip(*((m[: space.dims, : space.dims], m[: space.dims, 3]) for m in given), strict=True)
-        start = Linear(torch.tensor(np.stack(matrices)).float(), torch.tensor(np.stack(offsets)).float())
+    start = _start_of(scans, initial, space) if initial else None
     held = None if reference is None else names.index(reference)
     modalities = [model.index(scan.modality) for scan in scans]
     outcome = align(pictures, modalities, similarity_of(model), transform, held, start, tell)
     return outcome, space
+
+
+def _start_of(scans: Sequence[Scan], initial: Mapping[str, NDArray[np.float64]], space: Space) -> Linear:
+    """Where alignment starts in the common space; images that have no initial transform, as their headers have them.
+
+    Raises:
+        BingoError: an initial transform turns a slice out of its plane, or away from the first image.
+    """
+    given = [np.linalg.inv(space.frame) @ initial.get(scan.name, np.eye(4)) @ space.frame for scan in scans]
+    for scan, matrix in zip(scans, given, strict=True):
+        if space.dims == 2 and max(np.abs(matrix[2, :2]).max(), np.abs(matrix[:2, 2]).max()) > OUT_OF_PLANE:
+            raise InputError(
+                f"{scan.title}: its initial transform turns it out of the plane of the slices", "Give one within it"
+            )
+    matrices, offsets = zip(*((m[: space.dims, : space.dims], m[: space.dims, 3]) for m in given), strict=True)
+    start = Linear(torch.tensor(np.stack(matrices)).float(), torch.tensor(np.stack(offsets)).float())
+    first, *others = [space.to_image(start.of(i), scan) for i, scan in enumerate(scans)]
+    for scan, affine in zip(scans[1:], others, strict=True):
+        if {scan.name, scans[0].name} & initial.keys() and not overlap(scans[0], scan, affine @ np.linalg.inv(first)):
+            raise InputError(
+                f"{scan.title}: by the initial transforms, nothing of it lies on {scans[0].title}",
+                "They take points of the group to points of an image, in LPS mm: perhaps the inverse is meant",
+            )
+    return start
 
 
 def similarity_of(model: Model) -> Similarity:
@@ -216,6 +245,21 @@ def place_scans(
     return members, grid
 
 
+def check_spacing(scans: Sequence[Scan], spacing_mm: float) -> None:
+    """Refuse, before the work, voxels of a group grid so small that not even one image fits in memory.
+
+    Raises:
+        BingoError: they are.
+    """
+    for scan in scans:
+        box = scan.foreground_box()
+        voxels = float(np.prod(np.array(box.shape[: scan.dims]) * box.spacing[: scan.dims] / spacing_mm))
+        if short := shortage(GRID_BYTES * voxels):
+            raise InputError(
+                f"{scan.title} with voxels of {spacing_mm:g} mm: at least {short}", "Give a larger spacing"
+            )
+
+
 def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], spacing_mm: float | None) -> Grid:
     """The grid that a group is written on.
 
@@ -235,7 +279,7 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
     boxes = [scan.foreground_box() for scan in scans]
     if spacing_mm is None:
         return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
-    grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger --spacing")
+    grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger spacing")
     if max(grid.shape) < FEWEST_VOXELS:
-        raise InputError(f"of the images, {grid} would be left", "Give a smaller --spacing")
+        raise InputError(f"of the images, {grid} would be left", "Give a smaller spacing")
     return grid

@@ -30,7 +30,8 @@ from bingo_pl.messages import doing
 from bingo_pl.registration.console import track
 from bingo_pl.registration.verdict import Verdict, Way
 from bingo_pl.spatial import jacobian_determinant
-from bingo_pl.storage.atomic import replacing, replacing_folder
+from bingo_pl.storage.atomic import replacing
+from bingo_pl.storage.folders import replacing_folder
 
 ORIGINALS = "originals"
 """Images that were no files are written here, so that the report and the transforms have something to refer to."""

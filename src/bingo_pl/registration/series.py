@@ -29,7 +29,7 @@ from bingo_pl.images.series import Series
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
 from bingo_pl.registration.console import report_verdict, report_way, tell_grid
-from bingo_pl.registration.native import Space, native_grid, place_scans, similarity_of
+from bingo_pl.registration.native import GRID_BYTES, Space, native_grid, place_scans, similarity_of
 from bingo_pl.registration.registered import Registered, RegisteredGroup
 from bingo_pl.registration.verdict import Way, judge_series
 
@@ -104,7 +104,7 @@ def register_series(
     def grid_of(affines: list[NDArray[np.float64]]) -> Grid:
         own = scans[0].grid if spacing_mm is None else native_grid(scans, affines, spacing_mm)
         found = own if like is None else like
-        found.fitting(8.0, "the grid of the registered images", "Give a larger --spacing")
+        found.fitting(GRID_BYTES, "the grid of the registered images", "Give a larger spacing")
         tell_grid(found, scans[0].title, console)
         return found
 

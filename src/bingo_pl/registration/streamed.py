@@ -43,7 +43,7 @@ from bingo_pl.images.series import Series, Values, find, split
 from bingo_pl.images.transforms import write_image
 from bingo_pl.messages import doing
 from bingo_pl.models.model import Model
-from bingo_pl.registration.console import tell_grid, tell_overlaps, track, warn_of_one
+from bingo_pl.registration.console import tell_grid, tell_overlaps, track, warn_of_copied_files, warn_of_one
 from bingo_pl.registration.registered import MEAN, ORIGINALS, UNFINISHED, Registered, write_member, write_record
 from bingo_pl.storage import resumable
 from bingo_pl.storage.atomic import check_place, check_unused, remove_leftovers
@@ -140,6 +140,8 @@ def _register(
                 empty.rmdir()
         raise
     stages = [placement.stage for placement in placements]
+    if not goes_on:
+        warn_of_copied_files([member.image for member in members], console)
     tell_overlaps([member.image for member in members], stages, console)
     tell_grid(grid, members[0].image, console)
     claim(work / OUTPUTS, _plan(members, file, affine, interpolation, jacobian))

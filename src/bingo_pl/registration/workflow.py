@@ -27,6 +27,7 @@ from bingo_pl.images.scans import (
     check_names,
     group_grid,
     names_of,
+    read_grid,
     read_scan,
 )
 from bingo_pl.images.series import Values, named, unfold
@@ -35,9 +36,11 @@ from bingo_pl.messages import Progress, doing, reporting, warn
 from bingo_pl.models.model import Model
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO, TRANSFORMS
 from bingo_pl.registration.console import (
+    called,
     tell_grid,
     tell_overlap,
     track,
+    warn_of_copies,
     warn_of_misfit,
     warn_of_name,
     warn_of_one,
@@ -45,7 +48,7 @@ from bingo_pl.registration.console import (
 )
 from bingo_pl.registration.findings import to_batch, with_findings
 from bingo_pl.registration.memory import check_memory
-from bingo_pl.registration.native import register_natively
+from bingo_pl.registration.native import check_spacing, register_natively
 from bingo_pl.registration.registered import Registered, RegisteredGroup, on_grid
 from bingo_pl.registration.series import register_series, slices_apart
 from bingo_pl.seeding import generator
@@ -146,13 +149,16 @@ def register(
     if transform == "network":
         model = model.refining(_steps(len(scans), model.dims, console) if refine is None else refine)
     warn_of_pixels(scans, console)
+    warn_of_copies(((called(scan), scan.content(digests)) for scan in scans), console)
     if len(scans) == 1:
         warn_of_one(scans[0].title, console)
     for scan in scans:
         model.index(scan.modality)  # an unknown one is refused before the work begins
     if series is None or transform == "network" or model.dims == 3:
         check_dimensions(scans, model.dims)
-    frame = None if like is None else read_scan("like", "like", like, None, None).grid
+    if spacing_mm is not None:
+        check_spacing(scans, spacing_mm)
+    frame = None if like is None else read_grid(like)
     if series is not None and transform != "network":
         group = register_series(series, scans, digests, transform, reference, spacing_mm, frame, model, console)
         return group.interpolated(interpolation)
@@ -206,7 +212,7 @@ def _steps(images: int, dims: int, console: Console) -> int:
     kind = "slices" if dims == 2 else "volumes"
     warn(
         f"the network's result is not refined: that takes long for more than {most} {kind}, here {images}. "
-        f"--refine {REFINE} does it all the same",
+        f"refine {REFINE} does it all the same",
         console,
     )
     return 0

@@ -22,6 +22,10 @@ TO_DEVIATION = 1.4826
 """From a median absolute deviation to a standard deviation."""
 LEAST_PEOPLE = 5
 """Fewer people give no measure of who stands out."""
+NO_LESS = 0.005
+"""Of an agreement or a Dice: a smaller fall is none."""
+STRANGE = 0.5
+"""Of the members' median: a newcomer who agrees with the group by less shows something else, or went astray."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def read_atlas(folder: Path) -> Atlas:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if "sharpness_per_mm" not in tree:
             raise InputError(
-                f"{folder} is an atlas that --memory or --affine made, which has no page",
+                f"{folder} is an atlas of the network alone (memory, affine) and has no page",
                 f"Look at its figures in {ATLAS}, or make it without them",
             )
         record = read_record(folder)
@@ -126,8 +130,8 @@ def read_atlas(folder: Path) -> Atlas:
 def people_of(images: Sequence[Mapping[str, Any]]) -> list[Person]:
     """Who the images of ``atlas.json`` show, outliers first, then by rising agreement.
 
-    Those who came to the finished atlas are compared with each other: all in it were drawn to each other, and
-    agree more.
+    Those who came to the finished atlas are compared with each other, for all in it were drawn to each other and agree
+    more; with these only where they agree by far less.
     """
     groups: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for image in images:
@@ -137,10 +141,16 @@ def people_of(images: Sequence[Mapping[str, Any]]) -> list[Person]:
     for came in (False, True):
         alike = [known for (_, added), known in figures.items() if added == came]
         usual[came] = {figure.key: _usual([known.get(figure.key) for known in alike], figure) for figure in FIGURES}
-    people = [
-        Person(name, group, figures[name, added], _doubts(figures[name, added], usual[added]))
-        for (name, added), group in groups.items()
-    ]
+    within = [known["agreement"] for (_, added), known in figures.items() if not added and "agreement" in known]
+    least = STRANGE * float(np.median(within)) if within else -math.inf
+    people = []
+    for (name, added), group in groups.items():
+        known = figures[name, added]
+        doubts = _doubts(known, usual[added])
+        if added and known.get("agreement", math.inf) < least:
+            usually = number(least / STRANGE)
+            doubts.insert(0, f"agrees with the group by {number(known['agreement'])} only (its members by {usually})")
+        people.append(Person(name, group, known, doubts))
     return sorted(people, key=lambda person: (-len(person.doubts), person.figures.get("agreement", math.inf)))
 
 
@@ -184,7 +194,7 @@ def _doubts(known: Mapping[str, float], usual: Mapping[str, tuple[float, float] 
         if (median - value if figure.better == "more" else value - median) > most:
             doubts.append(figure.told.format(number(value), number(median)))
     for key, what in (("agreement", "agrees less"), ("pairwise_dice", "its labels overlap less with others'")):
-        if key in known and known[key] < known.get(f"{key}_affine", -math.inf):
+        if key in known and known[key] < known.get(f"{key}_affine", -math.inf) - NO_LESS:
             doubts.append(
                 f"{what} than by its affine map alone ({number(known[f'{key}_affine'])}, {number(known[key])})"
             )

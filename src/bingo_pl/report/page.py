@@ -46,7 +46,7 @@ def write_report(folder: Path, scans: Sequence[Scan] = ()) -> Path:
     check_place(path)
     page = cohort_page(folder) if (folder / ATLAS).exists() else _page(read_story(folder, scans))
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # paths need not be UTF-8
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,8 @@ BELOW = 256
 SHOWN = 200
 """Characters of a path in an error about its length."""
 
-LEFTOVER = re.compile(r"\..+\.\d+\.tmp.*")
-"""The names that `replacing` gives to files while they are written."""
+LEFTOVER = re.compile(r"\.(.+)\.\d+\.tmp.*")
+"""The names that `replacing` gives to files while they are written, and their own."""
 
 
 @contextmanager
@@ -49,47 +48,6 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(
             f"cannot write {path}: {error.strerror or error}. Wanted: a writable folder with free space",
-            "Choose another output folder or free some space",
-        ) from error
-
-
-@contextmanager
-def replacing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """`replacing` for a folder that is new or empty: it appears with all its files, or stays as it was.
-
-    A killed process leaves at most a hidden ``.<name>.<process>.tmp`` beside it; killed between the two renames of an
-    overwriting, the old folder too, as ``.<name>.<process>.old.tmp``.
-
-    Args:
-        path: the folder.
-        overwrite: replace what is there; the caller has seen to it that this may be lost.
-
-    Raises:
-        BingoError: the folder is in use or cannot be written.
-    """
-    path = path.absolute()
-    if not overwrite:
-        check_unused(path)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}{end}.tmp") for end in ("", ".old"))
-    try:
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            if overwrite and path.exists():
-                path.replace(old)
-            elif path.exists():
-                path.rmdir()  # empty, or an error; renaming onto a folder is not possible everywhere
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            if old.exists() and not path.exists():
-                old.replace(path)
-            shutil.rmtree(temporary, ignore_errors=True)
-    except BingoError:
-        raise
-    except OSError as error:
-        raise FileError(
-            f"cannot write {path}: {error.strerror or error}. Wanted: a writable place with free space",
             "Choose another output folder or free some space",
         ) from error
 

@@ -37,6 +37,8 @@ def held(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
+        if not (holder.exists() or Path(lock.lock_file).exists()):  # some places take no file, and filelock waits
+            raise FileError(f"cannot make a lock in {folder.parent}: it takes no files", "Name another one") from None
         raise InUseError(
             f"{folder} is in use by {_read(holder)}", "Wait until it ends, stop it, or name another folder"
         ) from None

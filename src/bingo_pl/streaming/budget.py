@@ -57,7 +57,7 @@ class Budget:
         if free < chunk * working:
             where = "" if not velocities else ", or name a folder for the velocities"
             raise InputError(
-                f"--memory {show_bytes(memory_bytes)} is too little: {show_bytes(fixed)} for what the group has in "
+                f"a memory of {show_bytes(memory_bytes)} is too little: {show_bytes(fixed)} for what the group has in "
                 f"common and {show_bytes(chunk * working)} for {chunk} images at a time are needed",
                 f"Give more{where}",
             )

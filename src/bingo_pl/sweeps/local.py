@@ -177,12 +177,22 @@ def _run_all(
 
 
 def _run(sweep: Sweep, trial: Trial, gpus: list[str], children: Children) -> int:
+    """The exit status of a trial, 0 where somebody else has finished it.
+
+    One that outlived its killed sweep may still be starting, and hold its run only after this one has begun: the one
+    that comes too late is refused, and waits.
+    """
     arguments = [*as_arguments(trial.settings), "log.wandb=disabled", f"name={trial.name}", f"runs={trial.run.parent}"]
     trial.log.parent.mkdir(parents=True, exist_ok=True)
     command = sweep.command(["--continue", *arguments])
-    children.wait_for(trial.run)
-    with trial.log.open("a") as log:
-        return children.run(command, environment(gpus), log)
+    while True:
+        children.wait_for(trial.run)
+        if trial.done:
+            return 0
+        with trial.log.open("a") as log:
+            status = children.run(command, environment(gpus), log)
+        if not status or children.ending.is_set() or not holder_of(trial.run):
+            return 0 if trial.done else status
 
 
 def write_results(sweep: Sweep, trials: list[Trial], folder: Path) -> pd.DataFrame:
