@@ -249,6 +249,20 @@ def test_what_shows_something_else_stays_and_is_named(
     assert "a unknown, b unknown" in capsys.readouterr().out
 
 
+def test_an_image_of_something_else_changes_nothing_for_the_others() -> None:
+    """Noise beside two images of a head: it stays where it lay, and they come to lie as without it."""
+    images, _ = heads(3)
+    noise = np.random.default_rng(0).random(FIRST[3].shape).astype(np.float32)
+    alone, beside = register(images), register({**images, "noise": (noise, FIRST[3].affine)})
+    assert np.array_equal(beside["noise"].stage.affine, np.eye(4))
+    assert beside["noise"].error_mm is None
+    assert beside.verdict is not None
+    assert {reason.split()[0] for reason in beside.verdict.reasons} == {"noise"}
+    for name in images:
+        assert not np.array_equal(alone[name].stage.affine, np.eye(4))
+        assert np.allclose(beside[name].stage.affine, alone[name].stage.affine, atol=1e-4)
+
+
 def test_pictures_without_a_pixel_size_are_named(tmp_path: Path) -> None:
     scans = []
     for name in ("a.png", "b.nii.gz"):
@@ -288,13 +302,15 @@ def test_voxels_too_small_or_too_large_are_refused_with_the_remedy(spacing_mm: f
         native_grid(scans, [np.eye(4)], spacing_mm)
 
 
-def test_voxels_too_small_are_refused_before_anything_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voxels_too_small_or_too_large_are_refused_before_anything_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("register_natively", "register_series"):
         monkeypatch.setattr(workflow, name, lambda *given: pytest.fail("this is the work"))
     array, affine = image(FIRST[3], "a")
     for given in ({"a": (array, affine)}, {"a": (np.stack([array] * 2, -1), affine)}):
         with pytest.raises(BingoError, match=r"0.001 mm: at least .* Give a larger spacing"):
             register(given, spacing_mm=1e-3)
+        with pytest.raises(BingoError, match=r"nothing of the images\. Give a smaller spacing"):
+            register(given, spacing_mm=1e4)
 
 
 def test_slices_and_volumes_are_no_group() -> None:

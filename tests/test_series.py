@@ -173,7 +173,7 @@ def test_values_come_from_text_and_files(tmp_path: Path) -> None:
     for name in ("missing.bval", "pipe", "."):
         with pytest.raises(BingoError, match="cannot be read"):
             read_values(tmp_path / name)
-    with pytest.raises(BingoError, match=r"3 volumes but 1 values \('missing.bval', which is no file\)"):
+    with pytest.raises(BingoError, match=r"3 volumes but 1 values, since there is no file missing.bval"):
         Series.of("dwi", source, "missing.bval")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,6 +143,10 @@ def _finest(image_mm: float, size_mm: float, across: int) -> float:
     return max(UPSAMPLED * image_mm, size_mm / across)
 
 
+def _inserted(values: Sequence[Any], index: int, value: Any) -> list[Any]:
+    return [*values[:index], value, *values[index:]]
+
+
 def align(
     pictures: Sequence[Picture],
     modalities: Sequence[int],
@@ -212,13 +217,12 @@ class Cascade:
         self.tell("estimating the error")
         cloud = self.outlines.cloud(maps)
         agreement = self._agreement(self._experts(maps, cloud), maps, cloud)
-        trusted = [start is None or start.trusted for start in starts]
-        alike = [known and self._alike(value) for known, value in zip(trusted, agreement, strict=True)]
-        if not all(alike) and len(self.pictures) > 1:
-            maps, kept = self._given_up(maps, given, torch.tensor(alike), kept)
         finest = min(self.sights)
         error = predicted_error(self.sights[finest], maps, cloud, finest, self.plan.image_mm, self.generator)
-        return Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
+        outcome = Outcome(maps, kept, self.stages, starts, agreement, error, self.plan)
+        trusted = [start is None or start.trusted for start in starts]
+        unlike = [i for i, value in enumerate(agreement) if not (trusted[i] and self._alike(value))]
+        return self._without(min(unlike, key=agreement.__getitem__), outcome, initial) if unlike else outcome
 
     @property
     def invented(self) -> Mapping[str, float]:
@@ -229,24 +233,32 @@ class Cascade:
         """Whether an image whose experts agree so far with the others' shows what they show."""
         return agreement >= UNLIKE
 
-    @staticmethod
-    def _given_up(maps: Maps, given: Maps, alike: torch.Tensor, kept: str) -> tuple[Maps, str]:
-        """Images that do not show what the others show stay where they came from.
+    def _without(self, odd: int, outcome: Outcome, initial: Linear | None) -> Outcome:
+        """The outcome where an image that does not show what the others show stays where it came from.
 
-        Args:
-            maps: the result.
-            given: the start.
-            alike: (N,) bool, the others.
-            kept: the last stage of the result.
+        The others are aligned once more without it, so that it neither pulls them nor speaks for or against any; where
+        it is one of two, both stay.
         """
-        if int(alike.sum()) < 2:
-            return given, "identity"
-        matrix = torch.where(alike[:, None, None], maps.linear.matrix, given.linear.matrix)
-        offset = torch.where(alike[:, None], maps.linear.offset, given.linear.offset)
-        velocity = maps.velocity
-        if velocity is not None:
-            velocity = velocity * alike.reshape(-1, *[1] * (velocity.ndim - 1))
-        return Maps(Linear(matrix, offset), maps.lattice, velocity), kept
+        others = [i for i in range(len(self.pictures)) if i != odd]
+        still = initial or Linear.identity(len(self.pictures), self.pictures[0].dims)
+        if len(others) < 2:
+            return replace(outcome, maps=Maps(still), kept="identity")
+        self.tell("aligning without an image that shows something else")
+        pictures, modalities = [self.pictures[i] for i in others], [self.modalities[i] for i in others]
+        reference = others.index(self.reference) if self.reference in others else None
+        cascade = type(self)(pictures, modalities, self.similarity, self.transform, reference, self.tell)
+        rest = cascade.run(None if initial is None else Linear(initial.matrix[others], initial.offset[others]))
+        starts, agreement, error = (
+            _inserted(found, odd, own[odd])
+            for found, own in (
+                (rest.starts, outcome.starts),
+                (rest.agreement, outcome.agreement),
+                (rest.error_mm, outcome.error_mm),
+            )
+        )
+        return replace(
+            rest, maps=rest.maps.inserted(odd, still.of(odd)), starts=starts, agreement=agreement, error_mm=error
+        )
 
     def _look_ahead(self, start: Maps) -> Maps:
         """Look closer at images that are clearly deformed, as the coarsest level tells at once.

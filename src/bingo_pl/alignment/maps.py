@@ -142,6 +142,19 @@ class Maps:
         values = self.lattice.read(self.velocity, points)
         return replace(self, lattice=lattice, velocity=values.transpose(1, 2).unflatten(2, lattice.shape).contiguous())
 
+    def inserted(self, index: int, linear: Linear) -> Maps:
+        """The maps of a group that has one more image, which is not deformed; ``linear`` is its map."""
+
+        def inserted(values: Tensor, own: Tensor) -> Tensor:
+            return torch.cat([values[:index], own, values[index:]])
+
+        assert self.known is None
+        whole = Linear(inserted(self.linear.matrix, linear.matrix), inserted(self.linear.offset, linear.offset))
+        velocity = self.velocity
+        if velocity is not None:
+            velocity = inserted(velocity, torch.zeros_like(velocity[:1]))
+        return Maps(whole, self.lattice, velocity)
+
     def displacement(self, sign: int = 1) -> Tensor:
         """(N, D, *s) mm of exp(sign * velocity) on the lattice."""
         assert self.velocity is not None

@@ -246,18 +246,24 @@ def place_scans(
 
 
 def check_spacing(scans: Sequence[Scan], spacing_mm: float) -> None:
-    """Refuse, before the work, voxels of a group grid so small that not even one image fits in memory.
+    """Refuse, before the work, voxels of a group grid so small that not even one image fits in memory, or too large.
 
     Raises:
         BingoError: they are.
     """
-    for scan in scans:
-        box = scan.foreground_box()
+    reach = sum(float((np.array(box.shape) * box.spacing)[: scans[0].dims].max()) for box in _boxes(scans))
+    if reach < FEWEST_VOXELS * spacing_mm:  # side by side they would reach so far
+        raise InputError(f"voxels of {spacing_mm:g} mm would leave nothing of the images", "Give a smaller spacing")
+    for scan, box in zip(scans, _boxes(scans), strict=True):
         voxels = float(np.prod(np.array(box.shape[: scan.dims]) * box.spacing[: scan.dims] / spacing_mm))
         if short := shortage(GRID_BYTES * voxels):
             raise InputError(
                 f"{scan.title} with voxels of {spacing_mm:g} mm: at least {short}", "Give a larger spacing"
             )
+
+
+def _boxes(scans: Sequence[Scan]) -> list[Grid]:
+    return [scan.foreground_box() for scan in scans]
 
 
 def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], spacing_mm: float | None) -> Grid:
@@ -276,7 +282,7 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
         for scan in scans:
             towards = np.abs(first.directions.T @ scan.grid.directions)  # axes of the first by axes of this one
             voxel_mm = np.minimum(voxel_mm, scan.grid.spacing[towards.argmax(1)])
-    boxes = [scan.foreground_box() for scan in scans]
+    boxes = _boxes(scans)
     if spacing_mm is None:
         return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
     grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger spacing")

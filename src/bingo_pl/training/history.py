@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,13 @@ class History(Logger):
     def write(self) -> None:
         """Write the file now."""
         self.saved = time.monotonic()
-        if self.rows:
-            table = pd.DataFrame.from_dict(self.rows, orient="index").rename_axis("step").sort_index()
-            with replacing(self.path) as temporary:
-                table.to_csv(temporary)
+        if self.rows:  # without pandas, which takes ten times as long, with every checkpoint
+            names = dict.fromkeys(name for row in self.rows.values() for name in row)
+            with replacing(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, ["step", *names], lineterminator="\n")
+                table.writeheader()
+                for step, row in sorted(self.rows.items()):
+                    table.writerow({"step": step} | {name: float(x) for name, x in row.items() if x == x})
 
     def resume(self, step: int) -> None:
         """Take up the rows before ``step`` that an interrupted run left; later ones will be computed again.
