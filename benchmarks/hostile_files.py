@@ -160,7 +160,7 @@ OTHER_PLANES = ("slice first", "slice amid")
 
 
 def tampered(change: Callable[[dict[str, Any]], object]) -> Builder:
-    """The model that lies at the path, changed and saved anew."""
+    """The model that lies at the path, changed and saved again."""
 
     def build(path: Path) -> None:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -312,7 +312,7 @@ def locks() -> Iterator[Call]:
 
 
 def signals() -> Iterator[Call]:
-    """Ctrl-C and `kill`: one line, 130 or 143, nothing half-written, and the same command goes on afterwards."""
+    """Ctrl-C and `kill`: one line, 130 or 143, nothing half-written, and the same command resumes afterwards."""
     crowd = _population(MANY)
     slow = ("register", *MODEL, *NEW, "--affine", "never", "--refine", "2000", *GROUP)
     quick = (*REGISTER, *NEW, *GROUP)

@@ -1,4 +1,4 @@
-"""Kills what takes long with SIGKILL at random moments, goes on, and compares the results.
+"""Kills what takes long with SIGKILL at random moments, resumes, and compares the results.
 
 ``python benchmarks/kill.py --kills 10``. See README.md.
 """
@@ -55,7 +55,7 @@ class Job:
 
     name: str
     command: Callable[[Path], list[str]]
-    """What begins it in a folder, and goes on with it there."""
+    """What begins it in a folder, and resumes it there."""
     results: str
     """The folder of its results in that folder."""
     good: tuple[int, ...] = (0,)
@@ -73,7 +73,7 @@ class Tally:
     runs: int = 0
     """That were finished after one kill or several."""
     lost: int = 0
-    """Runs that could not go on, or whose results lack a file."""
+    """Runs that could not resume, or whose results lack a file."""
     differing: int = 0
     """Runs with a result that is not that of the uninterrupted one."""
     left: int = 0
@@ -167,7 +167,7 @@ def stress(job: Job, kills: int, dice: random.Random, folder: Path) -> Tally:
             process = _start(job, run)
             process.join(dice.random() * seconds)
             if process.exitcode is not None:
-                assert process.exitcode in job.good, f"{job.name} does not go on; see {run / 'log'}"
+                assert process.exitcode in job.good, f"{job.name} does not resume; see {run / 'log'}"
                 break
             _kill(process, alone=job.spares_children and dice.random() < 0.5)
             tally.kills += 1

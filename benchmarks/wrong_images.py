@@ -41,7 +41,7 @@ class Judged:
 
     disagreement: Tensor
     """Over the median of the others', as `belongs` compares them."""
-    accused: Tensor
+    flagged: Tensor
     """bool, by `belongs`."""
     misnaming: Tensor
     looks_like: Tensor
@@ -59,9 +59,9 @@ class Case:
     modality: int
     """That the member is, under whatever name."""
 
-    def innocent(self, accused: Tensor) -> bool:
-        """Whether another one is among the accused (N,)."""
-        return bool(accused.sum() > accused[self.member])
+    def innocent(self, flagged: Tensor) -> bool:
+        """Whether another one is among the flagged (N,)."""
+        return bool(flagged.sum() > flagged[self.member])
 
 
 def main(
@@ -73,7 +73,7 @@ def main(
     """One image of each test group is made wrong in several ways, under the misalignment of the test.
 
     The area under the ROC curve is that of an image's disagreement over the median of the others', against the images
-    of the groups as they are; then, how many of the images the rule of `belongs` accuses, wrong and good ones. The same
+    of the groups as they are; then, how many of the images the rule of `belongs` flags, wrong and good ones. The same
     of the names: of an image's `misnaming` and the rule of `looks_like`.
     """
     model, data = load(checkpoint, overrides or [])
@@ -157,30 +157,30 @@ def judge(registrar: Registrar, batch: GroupBatch) -> Judged:
 def report(good: Sequence[Judged], wrong: dict[str, list[Case]]) -> None:
     apart = torch.cat([judged.disagreement for judged in good])
     named = torch.cat([judged.misnaming for judged in good])
-    console.print(f"good groups: accused {shares([judged.accused for judged in good])}")
+    console.print(f"good groups: flagged {shares([judged.flagged for judged in good])}")
     console.print(
-        f"  names: accused {shares([judged.misnamed for judged in good])}; misnaming at most {named.max():.2f}"
+        f"  names: flagged {shares([judged.misnamed for judged in good])}; misnaming at most {named.max():.2f}"
     )
     for kind, cases in wrong.items():
         area = auc([case.judged.disagreement[case.member] for case in cases], apart)
-        found = mean([case.judged.accused[case.member] for case in cases])
-        innocent = mean([case.innocent(case.judged.accused) for case in cases])
+        found = mean([case.judged.flagged[case.member] for case in cases])
+        innocent = mean([case.innocent(case.judged.flagged) for case in cases])
         console.print(
-            f"{kind}: AUC {area:.2f}, named {found:.0%}, another image accused in {innocent:.0%} of {len(cases)} groups"
+            f"{kind}: AUC {area:.2f}, named {found:.0%}, another image flagged in {innocent:.0%} of {len(cases)} groups"
         )
         area = auc([case.judged.misnaming[case.member] for case in cases], named)
         found = mean([case.judged.misnamed[case.member] for case in cases])
         right = mean([case.judged.looks_like[case.member] == case.modality for case in cases])
         innocent = mean([case.innocent(case.judged.misnamed) for case in cases])
         console.print(
-            f"  names: AUC {area:.3f}, its name accused {found:.0%}, another image's name accused in {innocent:.0%}"
+            f"  names: AUC {area:.3f}, its name flagged {found:.0%}, another image's name flagged in {innocent:.0%}"
             + (f", its true name told {right:.0%}" if kind == OTHER_SEQUENCE else "")
         )
 
 
-def shares(accused: Sequence[Tensor]) -> str:
+def shares(flagged: Sequence[Tensor]) -> str:
     """Of the images and of the groups."""
-    images, groups = torch.cat([*accused]), [group.any() for group in accused]
+    images, groups = torch.cat([*flagged]), [group.any() for group in flagged]
     return f"{images.float().mean():.1%} of the {len(images)} images, in {mean(groups):.1%} of the groups"
 
 

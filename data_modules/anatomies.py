@@ -1,4 +1,4 @@
-"""Label maps, painted anew in random contrasts each time they are used: what the ready model is trained on.
+"""Label maps, painted in new random contrasts each time they are used: what the ready model is trained on.
 
 The contrasts are drawn with the batches rather than written to files, so that no contrast is ever seen twice.
 """

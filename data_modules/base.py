@@ -31,8 +31,7 @@ from bingo_pl.data_modules.cache import CachedGroup, GroupCache, load_group
 from bingo_pl.data_modules.cases import SPLITS, Case, Preprocessing, Split
 from bingo_pl.data_modules.copies import copy_each, disguise
 from bingo_pl.data_modules.sampling import EqualSizeSampler, Repeated, ResumableLoader
-from bingo_pl.errors import BingoError, BingoWarning
-from bingo_pl.images.problems import some
+from bingo_pl.errors import BingoError, BingoWarning, InputError, some
 from bingo_pl.misalign import draw_displacements, misalign
 from bingo_pl.seeding import generator
 from bingo_pl.storage.regular import exists, is_file
@@ -60,7 +59,7 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     of_one_anatomy: ClassVar[bool] = True
     """Whether the images of a group lie over each other before they are misaligned. Where they do not, copies alone
-    have a truth."""
+    have a ground truth."""
 
     def __init__(
         self,
@@ -137,11 +136,11 @@ class GroupDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def read_case(self, case: Case) -> list[GroupBatch]:
-        """Preprocess one case to batches of one group, named uniquely, without truth."""
+        """Preprocess one case to batches of one group, named uniquely, without ground truth."""
 
     @property
     def truth_known(self) -> bool:
-        """Whether training batches carry a truth."""
+        """Whether training batches carry a ground truth."""
         return self.of_one_anatomy or self.copies > 1
 
     @property
@@ -179,9 +178,9 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         needed: list[Split] = ["test"] if stage == "test" else ["train", "test"]
         for split in needed:
             if not self.groups[split]:
-                raise BingoError(
-                    f"{self.root}: the {split} split has no group. Give it subjects (data.splits, now "
-                    f"{[*self.splits]}; a manifest's column split)"
+                raise InputError(
+                    f"{self.root}: the {split} split has no group",
+                    f"Give it subjects (data.splits, now {[*self.splits]}; a manifest's column split)",
                 )
         if stage != "test" and not self.groups["val"]:
             rank_zero_warn(
@@ -248,9 +247,10 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         """
         if len(cases) < sum(self.splits):
             suggestion = [max(1, len(cases) - 2 * (len(cases) // 4)), len(cases) // 4, len(cases) // 4]
-            raise BingoError(
+            raise InputError(
                 f"{self.root}: found {len(cases)} usable subjects, but data.splits={[*self.splits]} asks for "
-                f"{sum(self.splits)}. Set fewer for training, validation and test, e.g. data.splits={suggestion}"
+                f"{sum(self.splits)}",
+                f"Set fewer for training, validation and test, e.g. data.splits={suggestion}",
             )
         if len(cases) > sum(self.splits):
             log.info("%d of %d subjects are in no split", len(cases) - sum(self.splits), len(cases))
@@ -261,15 +261,15 @@ class GroupDataModule(pl.LightningDataModule, ABC):
         """A modality without an image cannot be learned; a trained network may well meet fewer than it knows."""
         used = {member.modality for split in SPLITS for case in self.cases[split] for member in case.members}
         if unused := [modality for modality in self.modalities if modality not in used]:
-            raise BingoError(
-                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used. Correct "
-                f"data.modalities (now {', '.join(self.modalities)}) or add the files"
+            raise InputError(
+                f"{self.root}: no image of modality {', '.join(unused)} in any case that is used",
+                f"Correct data.modalities (now {', '.join(self.modalities)}) or add the files",
             )
 
     def not_found(self) -> BingoError:
         """The error for a root without the expected files."""
         state = "holds no usable case" if exists(self.root) else "does not exist"
-        return BingoError(f"data.root={self.root} {state}. {self.layout}")
+        return InputError(f"data.root={self.root} {state}", self.layout)
 
     def _find_groups(self) -> dict[Split, list[CachedGroup]]:
         groups = {split: [group for case in self.cases[split] for group in self.cache.groups(case)] for split in SPLITS}

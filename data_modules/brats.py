@@ -11,9 +11,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
 from bingo_pl.data_modules.cases import Case, Split, read_subject, to_group, to_spacing
-from bingo_pl.errors import BingoWarning
+from bingo_pl.errors import BingoWarning, some
 from bingo_pl.images.members import Member
-from bingo_pl.images.problems import some
 
 
 class BratsDataModule(GroupDataModule):

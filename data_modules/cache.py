@@ -24,7 +24,7 @@ from rich.progress import track
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.cases import Case, Preprocessing
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError, InputError, some_lines
 from bingo_pl.storage import sealed
 
 VERSION = 2
@@ -67,7 +67,7 @@ class GroupCache:
 
         Args:
             cases: all cases of the cohort.
-            read: turns a case into batches of one group without truth.
+            read: turns a case into batches of one group without ground truth.
             threads: cases in work at once.
 
         Raises:
@@ -91,14 +91,13 @@ class GroupCache:
                 pool.shutdown(wait=False, cancel_futures=True)  # else it would first work on all that is left
                 raise
         if problems:
-            more = f"\n... and {len(problems) - REPORTED} more" if len(problems) > REPORTED else ""
-            raise BingoError("\n".join(problems[:REPORTED]) + more)
+            raise InputError(some_lines(problems, REPORTED))
 
     def groups(self, case: Case) -> list[CachedGroup]:
         """The groups of a prepared case. Raises `BingoError` if it is not, or its files changed since."""
         index = self._index(case)
         if not os.path.exists(index):  # which says no where another user does not let us look; Path.exists() raises
-            raise BingoError(f"{case.name} is not preprocessed, or its files were changed meanwhile. Run again")
+            raise FileError(f"{case.name} is not preprocessed, or its files were changed meanwhile", "Run again")
         try:
             entries = json.loads(index.read_text())
             groups = [
@@ -124,24 +123,24 @@ class GroupCache:
                 entries.append({"name": batch.names[0], "size": batch.size})
             _write_atomically(index, lambda file: file.write(json.dumps(entries).encode()))
         except OSError as error:
-            raise BingoError(
-                f"cannot write preprocessed images to {index.parent} ({error}). Free space there or set "
-                "data.cache_dir to another folder"
+            raise FileError(
+                f"cannot write preprocessed images to {index.parent} ({error})",
+                "Free space there or set data.cache_dir to another folder",
             ) from error
 
     def _identity(self, path: Path) -> tuple[str, int, int]:
         try:
             status = path.stat()
         except OSError as error:
-            raise BingoError(
-                f"{path}: cannot be found or accessed ({error.strerror}). Correct the path or the permissions"
+            raise FileError(
+                f"{path}: cannot be found or accessed ({error.strerror})", "Correct the path or the permissions"
             ) from error
         name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
         return name.as_posix(), status.st_size, status.st_mtime_ns
 
 
 def save_group(batch: GroupBatch, path: Path) -> None:
-    """Write a batch of one group without truth."""
+    """Write a batch of one group without ground truth."""
     assert batch.groups == 1
     assert batch.truth is None
     content = {
@@ -180,9 +179,9 @@ def load_group(group: CachedGroup) -> GroupBatch:
 def _unusable(path: Path, reason: object) -> BingoError:
     """The error for a file of the cache that was damaged or belongs to somebody else."""
     text = next(iter(str(reason).splitlines()), "") or type(reason).__name__
-    return BingoError(
-        f"{path}: the preprocessed group cannot be read ({text}). Delete {path.parent} and run again, or set "
-        "data.cache_dir to a folder of your own"
+    return FileError(
+        f"{path}: the preprocessed group cannot be read ({text})",
+        f"Delete {path.parent} and run again, or set data.cache_dir to a folder of your own",
     )
 
 

@@ -13,7 +13,7 @@ import torchio as tio
 from torch import Tensor
 
 from bingo_pl.batch import UNLABELLED, GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.geometry import corner_distance_mm
 from bingo_pl.images.intensity import foreground, rescale
 from bingo_pl.images.members import Member
@@ -38,12 +38,12 @@ class Case:
     def __post_init__(self) -> None:
         check_file_name(self.name, "group")
         if "#" in self.name:
-            raise BingoError(f"'{self.name}' cannot name a group: '#' numbers a group's misalignments. Rename it")
+            raise InputError(f"'{self.name}' cannot name a group: '#' numbers a group's misalignments", "Rename it")
         if len(self.members) < self.fewest:
             files = ", ".join(str(member.image) for member in self.members)
-            raise BingoError(
-                f"group '{self.name}' has {len(self.members)} image ({files}), but two are needed to register "
-                "anything. Add an image or remove the group"
+            raise InputError(
+                f"group '{self.name}' has {len(self.members)} image ({files}), but two are needed to register anything",
+                "Add an image or remove the group",
             )
 
 
@@ -83,9 +83,10 @@ def read_subject(case: Case, settings: Preprocessing) -> tio.Subject:
         if not _same_grid(first, image):
             entries = dict(tio.Resample(target=(first.spatial_shape, first.affine), copy=False)(tio.Subject(entries)))
             if not entries[f"mask{i}"].data.any():
-                raise BingoError(
+                raise InputError(
                     f"{member.image}: does not overlap with {case.members[0].image}, the first image of group "
-                    f"'{case.name}', whose grid the group takes. Correct the headers or align the images"
+                    f"'{case.name}', whose grid the group takes",
+                    "Correct the headers or align the images",
                 )
         subject |= entries
     return tio.Subject(subject)
@@ -106,9 +107,10 @@ def to_spacing(subject: tio.Subject, spacing_mm: Sequence[float], path: Path) ->
     shape = [math.ceil(size * old / new) for size, old, new in sizes]
     if short := shortage(4 * math.prod(shape) * len(subject.get_images(intensity_only=False))):
         extent = " x ".join(f"{size * mm:.3g}" for size, mm in zip(shape, spacing_mm, strict=True))
-        raise BingoError(
-            f"{path}: shows {extent} mm, which with the voxels of data.spacing_mm takes {short}. Correct the unit or "
-            "the voxel size in its header if it is wrong; else set a larger data.spacing_mm, or crop the image"
+        raise InputError(
+            f"{path}: shows {extent} mm, which with the voxels of data.spacing_mm takes {short}",
+            "Correct the unit or "
+            "the voxel size in its header if it is wrong; else set a larger data.spacing_mm, or crop the image",
         )
     return tio.Resample(tuple(spacing_mm), copy=False)
 

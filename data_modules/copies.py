@@ -49,7 +49,7 @@ def disguise(batch: GroupBatch, copies: int, modalities: int, draws: Sequence[to
         draws: a generator for each group, on the CPU.
 
     Returns:
-        The batch with other images, modalities and masks; labels and truth are as they were.
+        The batch with other images, modalities and masks; labels and ground truth are as they were.
     """
     groups = [
         _disguise_group(images, own, masks, copies, modalities, draw)

@@ -19,10 +19,10 @@ from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup
 from bingo_pl.data_modules.cases import SPLITS, Case, Split, to_group, to_spacing
 from bingo_pl.data_modules.pairing import CrossSubjectSampler, Pairs, merge
-from bingo_pl.errors import BingoError, BingoWarning, unknown_name
+from bingo_pl.errors import BingoWarning, InputError, some, unknown_name
 from bingo_pl.images.intensity import foreground
 from bingo_pl.images.members import Member
-from bingo_pl.images.problems import Problem, refuse, some
+from bingo_pl.images.problems import Problem, refuse
 from bingo_pl.images.reading import read_image, read_labels, read_mask, unknown_ids
 
 MODALITIES = {"MR": "0000", "CT": "0001"}
@@ -49,7 +49,7 @@ class Learn2RegDataModule(GroupDataModule):
     validation (``splits[1]`` before them, which are merged as test pairs are, and all of them to one group). All other
     people are for training, ``splits[0]`` of them at most, with an MR, a CT or both. Training images are deformed at
     random. Nothing is known of how one body truly maps to another, so validation and test images stay as they are, and
-    so a truth is to be had only of several ``copies`` of each training image (`bingo_pl.data_modules.copies`).
+    so there is ground truth only for several ``copies`` of each training image (`bingo_pl.data_modules.copies`).
 
     Each image is resampled on its own grid about its own centre: the challenge has aligned them roughly, in voxels.
     """
@@ -72,9 +72,10 @@ class Learn2RegDataModule(GroupDataModule):
         most, validation, testing = self.splits
         pairs = [name for name, members in subjects.items() if len(members) == len(MODALITIES)]
         if len(pairs) < validation + testing:
-            raise BingoError(
+            raise InputError(
                 f"{self.root}: found {len(pairs)} people with MR and CT ({some(pairs) or 'none'}), but data.splits="
-                f"{[*self.splits]} asks for {validation} to validate and {testing} to test. {self.layout}"
+                f"{[*self.splits]} asks for {validation} to validate and {testing} to test",
+                self.layout,
             )
         held_out = pairs[len(pairs) - validation - testing :]
         training = [name for name in subjects if name not in held_out][:most]
@@ -122,7 +123,7 @@ class Learn2RegDataModule(GroupDataModule):
         }
         for name, (value, right, meaning) in wanted.items():
             if value != right:
-                raise BingoError(f"data.{name}={getattr(self, name)} does not suit a population, wanted {meaning}")
+                raise InputError(f"data.{name}={getattr(self, name)} does not suit a population, wanted {meaning}")
 
     def _find_subjects(self) -> dict[str, Images]:
         """Everybody's images, named ``Tr0001``: those of imagesTr before those of imagesTs, each by number."""
@@ -213,9 +214,9 @@ def _liver_not_largest(labels: Tensor) -> Problem | None:
 def _windowed(hounsfield: Tensor, path: Path) -> Tensor:
     """`CT_WINDOW_HU` mapped to [0, 1]."""
     if hounsfield.min() >= 0:
-        raise BingoError(
-            f"{path}: no voxel is negative, so these are no Hounsfield units, in which air is -1000 and fat -100. "
-            f"Put CT under the code {MODALITIES['CT']} and MR under {MODALITIES['MR']}"
+        raise InputError(
+            f"{path}: no voxel is negative, so these are no Hounsfield units, in which air is -1000 and fat -100",
+            f"Put CT under the code {MODALITIES['CT']} and MR under {MODALITIES['MR']}",
         )
     low, high = CT_WINDOW_HU
     return ((hounsfield - low) / (high - low)).clamp(0, 1)
@@ -225,7 +226,7 @@ def _normalised(image: Tensor, mask: Tensor, path: Path) -> Tensor:
     """From the least value to `MR_PERCENTILE` of the foreground mapped to [0, 1]."""
     low, high = float(image.min()), float(image[mask].quantile(MR_PERCENTILE / 100))
     if high <= low:
-        raise BingoError(f"{path}: the foreground is constant. Remove or replace the image")
+        raise InputError(f"{path}: the foreground is constant", "Remove or replace the image")
     return ((image - low) / (high - low)).clamp(0, 1)
 
 

@@ -9,7 +9,7 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cases import SPLITS, Case, Split, read_subject, to_group, to_spacing
 from bingo_pl.data_modules.manifest_cohort import COHORT, groups_of, with_cohort_problems
-from bingo_pl.errors import BingoError, BingoWarning, unknown_name
+from bingo_pl.errors import BingoWarning, InputError, unknown_name
 from bingo_pl.images.manifest import Row, read_manifest
 from bingo_pl.storage.regular import is_file, is_folder
 
@@ -48,9 +48,10 @@ class ManifestDataModule(GroupDataModule):
         flat = [axis for axis, size in enumerate(subject.spatial_shape) if size == 1]
         dimension = len(settings.roi)
         if (dimension == 2 and not flat) or (dimension == 3 and flat):
-            raise BingoError(
+            raise InputError(
                 f"{case.members[0].image}: has {subject.spatial_shape} voxels, but data.roi={[*settings.roi]} "
-                f"asks for {dimension}D images. Set data.roi to {5 - dimension} sizes, or list {dimension}D images"
+                f"asks for {dimension}D images",
+                f"Set data.roi to {5 - dimension} sizes, or list {dimension}D images",
             )
         roi = list(settings.roi)
         spacing = [settings.spacing_mm] * 3

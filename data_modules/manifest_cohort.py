@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bingo_pl.data_modules.cases import SPLITS, Case
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError, some, unknown_name
 from bingo_pl.images.manifest import REFUSED, Columns, Manifest, Row, repeated_images
 from bingo_pl.images.members import Member
-from bingo_pl.images.problems import Problem, some
+from bingo_pl.images.problems import Problem
 
 COHORT = Columns(
     ("split", "group", "subject", "modality", "image", "label"),

@@ -15,10 +15,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule, visible
 from bingo_pl.data_modules.cases import Case, Split
-from bingo_pl.errors import BingoError, BingoWarning
+from bingo_pl.errors import BingoWarning, InputError, some
 from bingo_pl.images.intensity import rescale
 from bingo_pl.images.members import Member
-from bingo_pl.images.problems import some
 from bingo_pl.images.reading import read_image, read_labels
 from bingo_pl.images.slices import Plane, align, match_slices
 
@@ -70,9 +69,9 @@ class MscmrDataModule(GroupDataModule):
         plane = Plane.of(stacks[reference])
         for member, stack in zip(case.members, stacks, strict=True):
             if not plane.is_parallel_to(stack):
-                raise BingoError(
-                    f"{member.image}: its slices are not parallel to those of {case.members[reference].image}. "
-                    "Correct the headers; slices must run along the third array axis"
+                raise InputError(
+                    f"{member.image}: its slices are not parallel to those of {case.members[reference].image}",
+                    "Correct the headers; slices must run along the third array axis",
                 )
         matches = [match_slices(plane, stacks[reference], stack) for stack in stacks]
         groups = []
@@ -97,8 +96,8 @@ class MscmrDataModule(GroupDataModule):
             if match := pattern.fullmatch(path.name):
                 patient, modality, suffix, _ = match.groups()
                 if (modality, suffix) in files[patient]:
-                    raise BingoError(
-                        f"{path} and {files[patient][modality, suffix]} have the same role. Remove one of them"
+                    raise InputError(
+                        f"{path} and {files[patient][modality, suffix]} have the same role", "Remove one of them"
                     )
                 files[patient][modality, suffix] = path
         return files

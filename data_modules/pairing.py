@@ -1,4 +1,4 @@
-"""Groups that are put together anew in each epoch: two images of different people and modalities."""
+"""Groups that are formed again in each epoch: two images of different people and modalities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.sampling import EqualSizeSampler
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.seeding import generator
 
 Pair = tuple[int, int]
@@ -49,10 +49,10 @@ class CrossSubjectSampler(Sampler[list[Pair]]):
         many, few = (first, second) if len(first) >= len(second) else (second, first)
         self.partners = {i: [j for j in few if people[j] != people[i]] for i in many}
         if not self.partners or not all(self.partners.values()):
-            raise BingoError(
+            raise InputError(
                 f"{len(first)} and {len(second)} training images of the two modalities, of {len(set(people))} people, "
-                "but each image needs a partner of the other modality and of another person. Give more subjects to "
-                "training (data.splits)"
+                "but each image needs a partner of the other modality and of another person",
+                "Give more subjects to training (data.splits)",
             )
         self.swap = many is second
         self.seed = seed
@@ -91,7 +91,7 @@ class Pairs(Dataset[GroupBatch]):
 
 
 def merge(parts: Sequence[GroupBatch], name: str) -> GroupBatch:
-    """One group of the images of several, each a batch of one group on one grid, without truth."""
+    """One group of the images of several, each a batch of one group on one grid, without ground truth."""
     assert all(torch.equal(part.spacing, parts[0].spacing) for part in parts), "one grid"
 
     def along_group(tensors: Sequence[Tensor]) -> Tensor:

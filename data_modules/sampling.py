@@ -1,4 +1,4 @@
-"""Which groups form a batch, in which order, on which process, and from where an interrupted epoch goes on."""
+"""Which groups form a batch, in which order, on which process, and from where an interrupted epoch resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bingo_pl.batch import GroupBatch, collate
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.seeding import generator
 
 
@@ -113,10 +113,11 @@ class ResumableLoader(DataLoader[GroupBatch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Raises `BingoError` where an epoch has another number of batches now."""
         if state["of"] != len(self):
-            raise BingoError(
+            raise InputError(
                 f"the checkpoint was written after {state['given']} of an epoch's {state['of']} batches, which are "
-                f"{len(self)} now. Restore data.batch_size, trainer.devices and the data, or go on from a checkpoint "
-                "of an epoch's end, e.g. best.ckpt"
+                f"{len(self)} now",
+                "Restore data.batch_size, trainer.devices and the data, or resume from a checkpoint "
+                "of an epoch's end, e.g. best.ckpt",
             )
         self.rest.start = state["given"]
 

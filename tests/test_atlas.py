@@ -1,4 +1,4 @@
-"""Laws of an atlas: it is of nobody in particular, and every voxel is told by those images that show it."""
+"""Laws of an atlas: it is of nobody in particular, and every voxel is made of those images that show it."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_one_network_registers_groups_of_any_size_and_make_up(
 
 
 def test_a_scale_with_two_velocities_goes_on_from_the_first(make_group: GroupMaker) -> None:
-    """Each level's velocity is what `own_expert` and `predict` give when all before is composed anew."""
+    """Each level's velocity is what `own_expert` and `predict` give when all before is composed again."""
     torch.manual_seed(0)
     bingo = Bingo(2, 3, CHANNELS, (1, 1, 0, 0), head_depth=1).eval()
     for head in bingo.heads:

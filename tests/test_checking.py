@@ -1,4 +1,4 @@
-"""`bingo check` names every kind of bad file with a reason and a remedy, reads each once, and mends what is safe."""
+"""`bingo check` names every kind of bad file with a reason and a remedy, reads each once, and fixes what is safe."""
 
 from __future__ import annotations
 
@@ -181,8 +181,8 @@ NOTED: dict[str, tuple[str, Builder, Severity, str]] = {
     "padded": ("image.nii.gz", voxels(changed(-3024, 0.6)), "note", "60% of the voxels are -3024"),
 }
 """What works here, but is good to know."""
-MENDED = {"slope", "pixdim other", "forms", "sheared little", "sheared least", "sheared sform", "sform nan", "rounding"}
-MENDED_PIXDIM = {"pixdim zero", "pixdim nan"}
+FIXED = {"slope", "pixdim other", "forms", "sheared little", "sheared least", "sheared sform", "sform nan", "rounding"}
+FIXED_PIXDIM = {"pixdim zero", "pixdim nan"}
 
 
 def build(root: Path, key: str, table: dict[str, tuple[str, Builder, Severity, str]] = BROKEN) -> Path:
@@ -287,7 +287,7 @@ def test_all_problems_of_a_file_are_listed(tmp_path: Path) -> None:
 
 
 def test_no_damage_of_a_header_ends_in_a_traceback(tmp_path: Path) -> None:
-    """And whatever is mended passes afterwards, but for what was left."""
+    """And whatever is fixed passes afterwards, but for what was left."""
     random = np.random.default_rng(0)
     path = save(tmp_path / "image_seg.nii", LABELS)
     good = path.read_bytes()
@@ -297,7 +297,7 @@ def test_no_damage_of_a_header_ends_in_a_traceback(tmp_path: Path) -> None:
             content[position] = random.choice([0, 1, 127, 128, 255])
         path.write_bytes(content)
         checkup = look(path, label_ids=[1], copies=tmp_path / str(i))
-        if checkup.mended:
+        if checkup.fixed:
             left = [finding.problem.what for finding in checkup.findings if not finding.change]
             again = look(tmp_path / str(i) / path.name, label_ids=[1])
             assert [finding.problem.what for finding in again.findings] == left
@@ -465,15 +465,15 @@ def test_images_of_a_listed_group_that_do_not_overlap_are_an_error(tmp_path: Pat
     assert ("b.nii.gz", "error") in [(finding.where, finding.problem.severity) for finding in look(path).findings]
 
 
-# mending
+# fixing
 
 
-@pytest.mark.parametrize("key", sorted(MENDED | MENDED_PIXDIM))
-def test_a_mended_copy_passes_and_keeps_its_voxels(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", sorted(FIXED | FIXED_PIXDIM))
+def test_a_fixed_copy_passes_and_keeps_its_voxels(tmp_path: Path, key: str) -> None:
     path = build(tmp_path / "in", key)
     original = path.read_bytes()
     checkup = look(tmp_path / "in", copies=tmp_path / "out")
-    assert checkup.mended == 1
+    assert checkup.fixed == 1
     assert all(finding.change for finding in checkup.findings)
     copy = tmp_path / "out" / key / path.name
     assert look(copy, label_ids=[1]).findings == ()
@@ -502,15 +502,15 @@ def test_scaled_intensities_survive_mending(tmp_path: Path) -> None:
     assert sitk.ReadImage(str(tmp_path / "out" / "image.nii.gz")).GetOrigin()[0] == 0
 
 
-@pytest.mark.parametrize("key", sorted(BROKEN.keys() - MENDED - MENDED_PIXDIM))
+@pytest.mark.parametrize("key", sorted(BROKEN.keys() - FIXED - FIXED_PIXDIM))
 def test_what_needs_a_decision_is_left_to_the_person(broken: Path, tmp_path: Path, key: str) -> None:
     checkup = look(broken / key, label_ids=[1, 2], copies=tmp_path / "out")
-    assert checkup.mended == 0
+    assert checkup.fixed == 0
     assert not (tmp_path / "out").exists()
     assert not any(finding.change for finding in checkup.findings)
 
 
-def test_a_partly_mended_file_says_what_is_left(tmp_path: Path) -> None:
+def test_a_partly_fixed_file_says_what_is_left(tmp_path: Path) -> None:
     path = save(tmp_path / "in" / "image.nii.gz", changed(np.nan)[..., None])
     changes = {finding.problem.what[:8]: finding.change for finding in look(path, copies=tmp_path / "out").findings}
     assert changes == {"has shap": "shape set to (12, 10, 8)", "1 of 960": ""}
@@ -518,22 +518,22 @@ def test_a_partly_mended_file_says_what_is_left(tmp_path: Path) -> None:
 
 
 def test_no_geometry_is_made_up(tmp_path: Path) -> None:
-    """A voxel size is mended from the sform alone: a qform is made of voxel sizes, a sheared sform is no measure."""
+    """A voxel size is fixed from the sform alone: a qform is made of voxel sizes, a sheared sform is no measure."""
     for name, build in (("q", forms(AFFINE, 1, AFFINE, 0)), ("s", forms(AFFINE, 1, sheared(0.3), 2))):
         path = tmp_path / f"{name}.nii"
         build(path)
         patch(path, PIXDIM, 0)
-        assert look(path, copies=tmp_path / "out").mended == 0
+        assert look(path, copies=tmp_path / "out").fixed == 0
 
 
 def test_mending_overwrites_nothing_and_writes_in_its_folder_only(tmp_path: Path) -> None:
     path = build(tmp_path / "in", "forms")
     content = path.read_bytes()
-    assert look(tmp_path / "in", copies=tmp_path / "in").mended == 0
+    assert look(tmp_path / "in", copies=tmp_path / "in").fixed == 0
     assert path.read_bytes() == content
     lines = [f"train,g,s,t1,../in/forms/{path.name},,", "train,g,s,t2,b.nii.gz,,"]
     checkup = look(manifest(tmp_path / "list", *lines), copies=tmp_path / "list" / "out")
-    assert checkup.mended == 0
+    assert checkup.fixed == 0
     with pytest.raises(BingoError, match="is a file, but a folder"):
         look(path, copies=path)
 

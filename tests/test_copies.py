@@ -1,4 +1,4 @@
-"""Laws of copies of training images: what their truth means, and what is made to look different."""
+"""Laws of copies of training images: what their ground truth means, and what is made to look different."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COPIES = 3
 
 
 def pair(make_group: GroupMaker, groups: int = 2) -> GroupBatch:
-    """Two images without truth."""
+    """Two images without ground truth."""
     batch = make_group(modalities=(0, 1), shape=SHAPE, groups=groups)
     return GroupBatch(batch.images, batch.modalities, batch.masks, batch.labels, batch.spacing, batch.names)
 

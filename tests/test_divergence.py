@@ -121,7 +121,7 @@ def test_no_method_is_among_the_best_by_leaving_groups_out() -> None:
     scores = {name: pd.DataFrame({"gwi": values}, index=["a", "b"]) for name, values in gwi.items()}
     assert _best(scores, "gwi") == {"good", "poor"}
     for rows in scores.values():
-        rows.loc["b", "gwi"] = math.nan  # whose truth nobody knows
+        rows.loc["b", "gwi"] = math.nan  # whose ground truth nobody knows
     assert _best(scores, "gwi") == {"good", "left out"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -103,3 +104,17 @@ def test_registering_needs_neither_training_nor_cohorts(rooms: set[str]) -> None
 def test_omegaconf_is_known_to_one_file() -> None:
     users = [name for name, file in FILES.items() if "omegaconf" in file.read_text().lower()]
     assert users == ["config.loading"]
+
+
+def test_the_general_task_knows_no_method_by_name() -> None:
+    names = {name for name in MODULES if room(name) == "methods"} - {
+        "methods.registrar",
+        "methods.batch_norm",
+        "methods.recomputation",
+    }
+    assert imported(MODULES["training.task"]) & names == set()
+
+
+def test_lists_are_shortened_in_one_place() -> None:
+    users = {name for name, file in FILES.items() if re.search(r"and \{len\(\w+\) - ", file.read_text())}
+    assert users == {"errors"}

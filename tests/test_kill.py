@@ -1,4 +1,4 @@
-"""SIGKILL loses nothing, and what has changed does not go on unnoticed. `benchmarks/kill.py` is the long version."""
+"""SIGKILL loses nothing, and what has changed does not resume unnoticed. `benchmarks/kill.py` is the long version."""
 
 from __future__ import annotations
 

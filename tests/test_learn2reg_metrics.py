@@ -1,4 +1,4 @@
-"""Learn2Reg's metrics against their published definitions, written anew here with SciPy, and its field format."""
+"""Learn2Reg's metrics against their published definitions, written again here with SciPy, and its field format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that was killed within an epoch goes on within it, to the last bit."""
+"""A run that was killed within an epoch resumes within it, to the last bit."""
 
 from __future__ import annotations
 

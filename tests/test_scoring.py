@@ -28,7 +28,7 @@ def resident(size: int) -> Tensor:
 
 
 class Oracle(Registrar):
-    """Knows the truth, and takes memory to think."""
+    """Knows the ground truth, and takes memory to think."""
 
     def __init__(self, memory_bytes: int = 0) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_garbage_left_by_others_does_not_hide_the_peak(make_group: GroupMaker) -
 
 
 @knows_peak_memory
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to give back what it keeps")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be made to give back what it keeps")
 def test_memory_that_others_have_freed_counts_when_it_is_used_again(make_group: GroupMaker) -> None:
     def pieces() -> list[Tensor]:
         return [torch.ones(16_000) for _ in range(3_000)]

@@ -1,4 +1,4 @@
-"""A 4D file is a group: motion across changing contrast is found, dark frames are not accused, the output is 4D."""
+"""A 4D file is a group: motion across changing contrast is found, dark frames are not flagged, the output is 4D."""
 
 from __future__ import annotations
 

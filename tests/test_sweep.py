@@ -1,4 +1,4 @@
-"""Sweeps: W&B takes our files, its agent's command trains, and the same files run without it and go on when killed."""
+"""Sweeps: W&B takes our files, its agent's command trains, and the same files run without it and resume when killed."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_what_belongs_is_judged_before_the_refinement(make_group: GroupMaker) ->
 
 
 def test_the_likelihood_teaches_the_variances_alone(make_group: GroupMaker) -> None:
-    """Two trainings, one with the likelihood: every parameter that a displacement depends on is the same to the bit."""
+    """Two trainings, one with the likelihood: every parameter that a displacement depends on is bit-exact."""
     batch = make_group()
     plain, taught = network(), network()
     for model, weight in ((plain, 0.0), (taught, 1.0)):
@@ -190,7 +190,7 @@ def test_who_belongs_depends_on_the_others_alone() -> None:
     apart = torch.tensor([[1.0, 1.2, 2.3], [1.0, 1.2, 2.1], [1.0, 1.0, 1.0]])
     expected = [[True, True, False], [True, True, True], [True, True, True]]
     assert belongs(apart).tolist() == expected
-    assert belongs(1000 * apart).tolist() == expected, "a group that is hard throughout accuses nobody"
+    assert belongs(1000 * apart).tolist() == expected, "a group that is hard throughout flags nobody"
     assert belongs(torch.tensor([[1.0, 9.0]])).all(), "of two nobody can tell which is wrong"
 
 

@@ -183,7 +183,7 @@ def test_a_copy_of_a_slice_keeps_its_axes(tmp_path: Path) -> None:
     path = save(
         tmp_path / "x_seg.nii", (RAMP[:1] % 2).astype(np.float32)[..., None] * np.float32(1.0001), unit="micron"
     )
-    assert check(path, [], tmp_path / "fixed", list).mended == 1
+    assert check(path, [], tmp_path / "fixed", list).fixed == 1
     fixed = nib.load(tmp_path / "fixed" / "x_seg.nii")
     np.testing.assert_array_equal(np.asanyarray(fixed.dataobj), RAMP[:1] % 2)
     np.testing.assert_allclose(fixed.affine[:3], AFFINE[:3] * 1e-3, rtol=1e-5)

@@ -18,7 +18,7 @@ from bingo_pl.batch import UNLABELLED, GroupBatch
 from bingo_pl.checking import check as checking
 from bingo_pl.config import Config
 from bingo_pl.device import isolated
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.manifest import GROUP, PEOPLE, Columns, read_group
 from bingo_pl.images.members import Member
 from bingo_pl.images.scans import Images
@@ -104,7 +104,9 @@ class Model:
         if isinstance(batch, Tensor):
             batch = self._batch(batch, modalities)
         elif not isinstance(batch, GroupBatch):
-            raise BingoError(f"a batch of type {type(batch).__name__}. Wanted: a GroupBatch, or a tensor (B, N, 1, *S)")
+            raise InputError(
+                f"a batch of type {type(batch).__name__}", "Wanted: a GroupBatch, or a tensor (B, N, 1, *S)"
+            )
         one = self._of(batch.images.ndim - 3)
         with torch.no_grad():
             result: Registration = one.registrar(batch.to(one.device))
@@ -114,19 +116,21 @@ class Model:
         if images.ndim > 2 and images.shape[2] != 1:
             images = images[:, :, None]
         if images.ndim not in (5, 6) or not images.numel() or not images.is_floating_point():
-            raise BingoError(
+            raise InputError(
                 f"images of shape {tuple(images.shape)} {images.dtype}. Wanted: floating-point (B, N, 1, *S), B groups "
-                "of N images with two or three sizes *S. Correct the tensor"
+                "of N images with two or three sizes *S",
+                "Correct the tensor",
             )
         if bad := int((~images.isfinite()).sum()):
-            raise BingoError(f"{bad} of {images.numel()} intensities are NaN or Inf. Correct the tensor")
+            raise InputError(f"{bad} of {images.numel()} intensities are NaN or Inf", "Correct the tensor")
         groups, size, dims = images.shape[0], images.shape[1], images.ndim - 3
         one = self._of(dims)
         known = ready_model.takes_any(one.config)
         names = list(modalities or ([ready_model.ANY] * size if known else ()))
         if len(names) != size:
-            raise BingoError(
-                f"{len(names)} modalities for groups of {size} images. Name each image's: {one.config.data.modalities}"
+            raise InputError(
+                f"{len(names)} modalities for groups of {size} images",
+                f"Name each image's: {one.config.data.modalities}",
             )
         index = torch.tensor([[one.index(name) for name in names]] * groups, device=images.device)
         return GroupBatch(
@@ -218,9 +222,9 @@ def atlas(
         choices = people.Choices(transform, spacing_mm, images_too, jacobian)
         return people.build(_members(images, PEOPLE), path, Path(output), choices, shown, device, overwrite)
     if spacing_mm or images_too or jacobian or transform != "deformable":
-        raise BingoError(
-            "spacing, images, jacobian and transform do not go with affine or memory, which have the network register. "
-            "Leave out either"
+        raise InputError(
+            "spacing, images, jacobian and transform do not go with affine or memory, which have the network register",
+            "Leave out either",
         )
     bytes_ = parse_bytes(memory or "1GB")
     members = _members(images)
@@ -252,9 +256,9 @@ def estimate(
     """
     members = [] if isinstance(images, int) else _members(images)
     if shape and (len(shape) not in (2, 3) or min(shape) < 1):
-        raise BingoError(f"a shape of {'x'.join(map(str, shape))}: images are 2D or 3D. Give sizes above 0")
+        raise InputError(f"a shape of {'x'.join(map(str, shape))}: images are 2D or 3D", "Give sizes above 0")
     if isinstance(images, int) and images < 1:
-        raise BingoError(f"a group of {images} images. Wanted: at least one")
+        raise InputError(f"a group of {images} images", "Wanted: at least one")
     dims = dims_of(members[0]) if members else len(shape) or 2
     path = None if checkpoint is None else Path(checkpoint)
     model, size = trained.Model.load(path, dims, [f"trainer.accelerator={device}"]), parse_bytes(memory or "1GB")
@@ -277,9 +281,11 @@ def _members(images: Path | str | Sequence[tuple[str, Path | str] | Member], col
         elif isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], (str, Path)):
             found.append(Member(str(image[0]), Path(image[1])))
         else:
-            raise BingoError("the images are no files. Wanted: a manifest, (modality, file) pairs, or {modality: file}")
+            raise InputError(
+                "the images are no files", "Wanted: a manifest, (modality, file) pairs, or {modality: file}"
+            )
     if not found:
-        raise BingoError("no image. Name a manifest, or (modality, file) pairs")
+        raise InputError("no image", "Name a manifest, or (modality, file) pairs")
     return found
 
 

@@ -35,8 +35,8 @@ class GroupBatch:
     truth: Tensor | None = None
     """(B, N, D, *S) what misaligned each image, ``image(p) = original(p + truth(p))``; None if unknown."""
     anatomies: Tensor | None = None
-    """(B, N) long, equal where the originals lie over each other, so that the truth tells how two images map to each
-    other; None: all of a group's do."""
+    """(B, N) long, equal where the originals lie over each other, so that the ground truth tells how two images map to
+    each other; None: all of a group's do."""
 
     def __post_init__(self) -> None:
         b, n, c, *shape = self.images.shape

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 CHOICES = {"auto": ("cuda", "mps", "cpu"), "gpu": ("cuda", "mps"), "cuda": ("cuda",), "mps": ("mps",), "cpu": ("cpu",)}
 """What ``trainer.accelerator`` may be where one process registers, and the devices that it stands for, best first."""
@@ -29,9 +29,9 @@ def device_of(accelerator: str) -> torch.device:
     for kind in CHOICES.get(accelerator, ()):
         if here[kind]:
             return torch.device(kind) if kind == "cpu" else torch.device(kind, 0)
-    raise BingoError(
-        f"device '{accelerator}' cannot be used: this machine has {', '.join(kind for kind in here if here[kind])}. "
-        "Wanted: auto, cpu, gpu or mps (trainer.accelerator), as far as this machine has it"
+    raise InputError(
+        f"device '{accelerator}' cannot be used: this machine has {', '.join(kind for kind in here if here[kind])}",
+        "Wanted: auto, cpu, gpu or mps (trainer.accelerator), as far as this machine has it",
     )
 
 
@@ -39,7 +39,7 @@ def device_of(accelerator: str) -> torch.device:
 def isolated() -> Iterator[None]:
     """Within, convolutions are exact; afterwards the process's flags, filters and random numbers are as before.
 
-    PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements would then
+    PyTorch lets GPUs round the inputs of convolutions to ten bits unless asked not to. Displacements would then
     depend on how many images are registered at a time, by up to a third of a voxel. TorchIO's transforms draw random
     numbers even where they need none, and what PyTorch imports when it first optimises adds a filter of warnings.
     """

@@ -1,20 +1,49 @@
-"""The one exception that is meant for people."""
+"""Errors that are meant for people: what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process .*\n[\w.]+Error: ", re.DOTALL)
 """What torch puts before the message of an error that a loader's process raised: the traceback."""
 
 
 class BingoError(Exception):
-    """Bad input: the message says what, got, wanted and what to do. The command line prints it without a traceback."""
+    """An error for people, which the command line prints without a traceback.
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(FROM_WORKER.sub("", message))
+    Its subclasses are Python's own kinds too: ``except ValueError`` catches an `InputError`.
+
+    Args:
+        what: what is wrong: what was found, and what was wanted. No full stop at its end.
+        remedy: what to do about it, a sentence without a full stop; empty where ``what`` says it.
+    """
+
+    def __init__(self, what: str = "", remedy: str = "") -> None:
+        self.what = FROM_WORKER.sub("", what)
+        self.remedy = remedy
+        end = "\n" if "\n" in self.what else ". "  # below a list of what is wrong, on a line of its own
+        super().__init__(self.what + end + remedy if remedy else self.what)
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put it in quotes
+
+
+class InputError(BingoError, ValueError):
+    """An argument, a setting, an option or what a file holds cannot be used."""
+
+
+class FileError(BingoError, OSError):
+    """A file or folder is missing, damaged, in the way, or cannot be read or written."""
+
+
+class UnknownNameError(BingoError, KeyError):
+    """A name that is not in a list."""
+
+
+class DivergenceError(BingoError, ArithmeticError):
+    """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
 
 
 ORIGIN = re.compile(r"^.*(ITK ERROR|sitk::ERROR): (\w+\(0x[0-9a-f]+\): )?", re.DOTALL)
@@ -30,11 +59,19 @@ class BingoWarning(UserWarning):
     """A result to look at, or an input that was understood in one of several ways."""
 
 
-class DivergenceError(BingoError):
-    """Numbers of a method that are not finite, or so large that nothing can be sampled there: it diverged."""
+def some(names: Sequence[str], limit: int = 10) -> str:
+    """Names for a message, the first ``limit`` and a count."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], before: str = "") -> BingoError:
+def some_lines(lines: Sequence[str], limit: int, indent: str = "") -> str:
+    """Lines for a message, each indented, the first ``limit`` and a count."""
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join(indent + line for line in [*lines[:limit], *more])
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], before: str = "") -> UnknownNameError:
     """The error for a name that is not in a list, with the nearest known name.
 
     Args:
@@ -45,5 +82,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str], before: str = "") -
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return BingoError(f"{before}unknown {kind} '{name}'.{hint} Known: {', '.join(names)}")
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return UnknownNameError(f"{before}unknown {kind} '{name}'", f"{hint}Known: {', '.join(names)}")

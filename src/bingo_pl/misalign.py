@@ -1,4 +1,4 @@
-"""Synthetic misalignment: cubic B-spline free-form deformations, linear maps, with their truth kept."""
+"""Synthetic misalignment: cubic B-spline free-form deformations, linear maps, with their ground truth kept."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def draw_displacements(
 
 
 def misalign(batch: GroupBatch, displacements: Tensor) -> GroupBatch:
-    """Warp images, masks and labels of a batch and keep the displacements as its truth.
+    """Warp images, masks and labels of a batch and keep the displacements as its ground truth.
 
     Args:
-        batch: groups without a truth.
+        batch: groups without a ground truth.
         displacements: (B, N, D, *S), see `draw_displacements`.
     """
     assert batch.truth is None, "the batch is misaligned already"

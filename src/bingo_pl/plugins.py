@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError, InputError, unknown_name
 
 METHODS, DATASETS, SIMILARITIES = GROUPS = ("bingo_pl.methods", "bingo_pl.datasets", "bingo_pl.similarities")
 """Entry points."""
@@ -66,9 +66,9 @@ def check_trusted(tree: Mapping[str, Any], source: object) -> None:
         name = part.get(key) if isinstance(part, Mapping) else None
         module = name.partition(":")[0] if isinstance(name, str) and ":" in name else ""
         if module and module not in sys.modules and module.partition(".")[0] not in trusted:
-            raise BingoError(
-                f"{source} names code of another package, {name}, which would be run. If you trust it: "
-                f"{TRUSTED}={module.partition('.')[0]} in the environment, or import it before"
+            raise InputError(
+                f"{source} names code of another package, {name}, which would be run",
+                f"If you trust it: {TRUSTED}={module.partition('.')[0]} in the environment, or import it before",
             )
 
 
@@ -78,9 +78,12 @@ def _imported(kind: str, place: str) -> Any:
         found = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
+    except BingoError:
+        raise
     except (ImportError, AttributeError, ValueError) as error:
-        raise BingoError(
+        raise InputError(
             f"the {kind} '{place}' cannot be imported ({error}). Wanted: package.module:name, of a package that is "
-            "installed beside bingo_pl or lies in a folder of PYTHONPATH. Correct the name, or install it"
+            "installed beside bingo_pl or lies in a folder of PYTHONPATH",
+            "Correct the name, or install it",
         ) from error
     return found

@@ -82,7 +82,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Sizes of the work, told by the object."""
+    """Sizes of the work, which depend on the object."""
 
     size_mm: float
     """Of the object."""
@@ -167,7 +167,7 @@ def align(
         reference: the number of an image that is held still; None: none, the group meets in its middle.
         initial: where each image lies at the start, common space to image, which is then believed; None: as the headers
             have it, or as a search finds it.
-        tell: is told which stage is at work.
+        tell: called with the stage that is at work.
     """
     return Cascade(pictures, modalities, similarity, transform, reference, tell).run(initial)
 

@@ -1,4 +1,4 @@
-"""Where a group's objects are in the common space: random points are drawn from there, and sizes are told by it."""
+"""Where a group's objects are in the common space: random points are drawn from there, and sizes are measured by it."""
 
 from __future__ import annotations
 

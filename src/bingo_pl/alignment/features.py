@@ -15,7 +15,7 @@ from torch import Tensor
 from bingo_pl.alignment.maps import Linear, Maps
 from bingo_pl.alignment.similarity import TINY, Box, Edges, Experts
 from bingo_pl.alignment.volume import Picture, Volume, to_volume
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.storage import sealed
 from bingo_pl.storage.atomic import replacing
@@ -81,8 +81,8 @@ class Template:
         try:
             content = sealed.load(path, unsealed=False)
         except sealed.DamagedFileError as error:
-            raise BingoError(
-                f"{path}: is not what was written there ({error}). Make the atlas again, or copy it whole"
+            raise FileError(
+                f"{path}: is not what was written there ({error})", "Make the atlas again, or copy it whole"
             ) from error
         levels = {
             voxel: {name: Volume(one["values"].float(), one["shape"], one["to_index"]) for name, one in volumes.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm, logm
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 ITERATIONS = 50
 """Of the mean, which needs about five."""
@@ -26,9 +26,9 @@ def centred_affines(affines: Sequence[NDArray[np.float64]]) -> list[NDArray[np.f
     for _ in range(ITERATIONS):
         step = np.mean([logm(np.linalg.inv(mean) @ affine) for affine in affines], axis=0)
         if np.abs(step.imag).max() > TOLERANCE:
-            raise BingoError(
-                "the images' affine maps have no mean: some are turned by half a turn or mirrored against others. "
-                "Correct the headers of those"
+            raise InputError(
+                "the images' affine maps have no mean: some are turned by half a turn or mirrored against others",
+                "Correct the headers of those",
             )
         mean = mean @ expm(step.real)
         if np.abs(step).max() < TOLERANCE:

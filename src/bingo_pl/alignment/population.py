@@ -116,7 +116,7 @@ def gather(
         subjects: the people.
         bingo: whose experts compare them; None: gradients alone.
         transform: the last stage: ``rigid``, ``affine`` or ``deformable``.
-        tell: is told which stage is at work.
+        tell: called with the stage that is at work.
     """
     return _Gathering(subjects, bingo, None, tell).run(transform)
 

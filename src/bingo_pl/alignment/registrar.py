@@ -21,7 +21,7 @@ from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.spatial import integrate
 
 
-class Intrinsic(Registrar):
+class Intrinsic(Registrar[RefinedRegistration]):
     """Makes the experts of a group's images agree: phi = exp(w), or phi = phi_start o exp(w).
 
     Images are read at random points of space, from copies at each level's resolution, which may be finer than their

@@ -18,7 +18,7 @@ from torch import Tensor
 from bingo_pl.alignment.experts import encode, encoded_lattice
 from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.volume import Picture, Volume, reduced, to_volume
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.memory import shortage
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.frozen import frozen
@@ -80,9 +80,9 @@ class Experts(Similarity):
         lattice = encoded_lattice(*box, voxel_mm, self.bingo.stride)
         if short := shortage(CONVOLVED * self.bingo.channels[0] * math.prod(lattice.shape)):
             reach = " x ".join(f"{size * voxel_mm:.3g}" for size in lattice.shape)
-            raise BingoError(
-                f"the images, where they lie now, reach over {reach} mm: at least {short}. Correct the units, voxel "
-                "sizes or places in their headers"
+            raise InputError(
+                f"the images, where they lie now, reach over {reach} mm: at least {short}",
+                "Correct the units, voxel sizes or places in their headers",
             )
         encoder = frozen(self.bingo.encoder, modality)  # in milliseconds: encoding takes seconds
         return [encode(encoder, self.bingo.velocity_scales[-1], picture, lattice, linear, self.mirrored)]

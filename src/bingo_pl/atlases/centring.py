@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from bingo_pl.alignment.means import centred_affines
 from bingo_pl.atlases.pooling import BACKGROUND
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.affine import Stage
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.members import Member
@@ -71,8 +71,8 @@ class Population:
             members: the files.
             model: which registers them; it gives the voxels of the grid.
             mode: of the affine stage, see `bingo_pl.images.affine`.
-            work: where a killed run goes on from.
-            console: where progress is told.
+            work: where a killed run resumes from.
+            console: where progress is reported.
 
         Raises:
             BingoError: unusable images, an overlap that stays poor, affine maps without a mean, or a folder in use.
@@ -153,9 +153,9 @@ def label_ids_of(ids_of: Mapping[Path, Iterable[int]]) -> tuple[int, ...]:
     ids = set[int]().union(*ids_of.values()) - {BACKGROUND}
     if len(ids) > MOST_LABELS:
         most = max(ids_of, key=lambda path: len(set(ids_of[path])))
-        raise BingoError(
-            f"the label maps hold {len(ids)} ids, {most} the most of them; wanted {MOST_LABELS} at most. Is an image "
-            "named as a label map in the manifest?"
+        raise InputError(
+            f"the label maps hold {len(ids)} ids, {most} the most of them; wanted {MOST_LABELS} at most",
+            "Is an image named as a label map in the manifest?",
         )
     return (BACKGROUND, *sorted(ids))
 

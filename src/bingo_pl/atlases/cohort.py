@@ -18,7 +18,7 @@ from bingo_pl.alignment.transforms import Centred, Fields, fields_of, read_field
 from bingo_pl.alignment.volume import Picture
 from bingo_pl.atlases.centring import label_ids_of
 from bingo_pl.atlases.pooling import View, view
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.affine import Stage, overlap
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.members import Member
@@ -61,7 +61,9 @@ class Cohort:
             check_dimensions([scan], model.dims)
             voxels += int(np.prod(scan.grid.shape))
             if short := shortage(BYTES * voxels * len(members) / (len(scans) + 1)):
-                raise BingoError(f"these {len(members)} images take {short}. Give memory, e.g. 4GB, which streams them")
+                raise InputError(
+                    f"these {len(members)} images take {short}", "Give memory, e.g. 4GB, which streams them"
+                )
             scans.append(scan)
         digests = [scan.digests() for scan in scans]
         people: dict[str, list[int]] = {}
@@ -77,9 +79,9 @@ class Cohort:
         for person, images in ordered.items():
             for i in images[1:]:
                 if not overlap(scans[images[0]], scans[i], np.eye(4)):
-                    raise BingoError(
-                        f"{scans[i].title}: nothing of it lies on {scans[images[0]].title}, though both show "
-                        f"{person}. Register the images of a subject before, or correct the headers"
+                    raise InputError(
+                        f"{scans[i].title}: nothing of it lies on {scans[images[0]].title}, though both show {person}",
+                        "Register the images of a subject before, or correct the headers",
                     )
         first = scans[next(iter(ordered.values()))[0]]
         ids = {member.label or member.image: _ids(scan) for member, scan in zip(members, scans, strict=True)}
@@ -207,7 +209,7 @@ def _check_apart(members: Sequence[Member], names: Sequence[str]) -> None:
     """Figures are stated by the subject's name, or the image's where it is a subject of its own."""
     alone = {name for member, name in zip(members, names, strict=True) if not member.subject}
     if both := sorted(alone & {member.subject for member in members}):
-        raise BingoError(
-            f"'{both[0]}' is a subject, and what an image that names no subject is called. Rename the subject, or name "
-            "the subject of each image"
+        raise InputError(
+            f"'{both[0]}' is a subject, and what an image that names no subject is called",
+            "Rename the subject, or name the subject of each image",
         )

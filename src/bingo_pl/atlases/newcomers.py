@@ -20,7 +20,7 @@ from bingo_pl.alignment.transforms import fields_of
 from bingo_pl.atlases.cohort import register_scan
 from bingo_pl.atlases.people import FEATURES, Choices, draw_member, write_atlas_record, write_maps, write_page
 from bingo_pl.atlases.template import RECORD
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError
 from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.reading import read_voxels
@@ -166,7 +166,7 @@ def _add(
 def _labels(atlas: Path, grid: Grid) -> NDArray:
     voxels, affine = read_voxels(atlas / "labels.nii.gz")
     if voxels.shape != grid.shape or not np.allclose(affine, grid.affine, atol=1e-4):
-        raise BingoError(f"{atlas / 'labels.nii.gz'}: is not on the atlas's grid. Copy the atlas again, whole")
+        raise InputError(f"{atlas / 'labels.nii.gz'}: is not on the atlas's grid", "Copy the atlas again, whole")
     return voxels.astype(np.int32)
 
 
@@ -218,14 +218,15 @@ def _read(path: Path) -> dict[str, Any]:
             if tree["space"]["dims"] not in (2, 3) or np.shape(tree["space"]["frame_ras_mm"]) != (4, 4):
                 raise ValueError(f"space {tree['space']}")
     except OSError as error:
-        raise BingoError(
-            f"{path}: cannot be read ({error.strerror}). Name a folder that bingo atlas wrote, without memory and "
-            "affine"
+        raise FileError(
+            f"{path}: cannot be read ({error.strerror})",
+            "Name a folder that bingo atlas wrote, without memory and affine",
         ) from error
     except DAMAGES as error:
-        raise BingoError(
+        raise FileError(
             f"{path}: is damaged, or of an atlas of the network alone (memory, affine), to which nobody can be added "
-            f"({type(error).__name__}: {error}). Make the atlas again"
+            f"({type(error).__name__}: {error})",
+            "Make the atlas again",
         ) from error
     return tree
 
@@ -241,14 +242,14 @@ def _model(record: Record, checkpoint: Path | None, dims: int, device: str) -> M
         checkpoint or (recorded if recorded.suffix == ".ckpt" else None), dims, [f"trainer.accelerator={device}"]
     )
     if sha256_of(model.path) != record.checkpoint_sha256:
-        raise BingoError(
-            f"{model.path} is not the model that made the atlas ({recorded}): their experts cannot be compared. Name "
-            "that one, or make the atlas again"
+        raise InputError(
+            f"{model.path} is not the model that made the atlas ({recorded}): their experts cannot be compared",
+            "Name that one, or make the atlas again",
         )
     return model
 
 
 def _modality(given: str, known: Sequence[str], path: Path) -> str:
     if not given and len(known) > 1:
-        raise BingoError(f"{path}: the atlas has the modalities {', '.join(known)}. Say which: MODALITY=FILE")
+        raise InputError(f"{path}: the atlas has the modalities {', '.join(known)}", "Say which: MODALITY=FILE")
     return given or known[0]

@@ -29,7 +29,7 @@ from bingo_pl.atlases.cohort import Cohort, Placed
 from bingo_pl.atlases.consensus import Stack, pairwise_dice
 from bingo_pl.atlases.pooling import LEAST_COVERAGE, Pool, sharpness
 from bingo_pl.atlases.template import RECORD
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.members import Member
@@ -95,7 +95,7 @@ class Choices:
         if self.transform not in TRANSFORMS:
             raise unknown_name("transform", self.transform, TRANSFORMS)
         if self.spacing_mm is not None and not (np.isfinite(self.spacing_mm) and self.spacing_mm > 0):
-            raise BingoError(f"a spacing of {self.spacing_mm} mm: wanted a number above 0. Correct it")
+            raise InputError(f"a spacing of {self.spacing_mm} mm: wanted a number above 0", "Correct it")
 
 
 def build(

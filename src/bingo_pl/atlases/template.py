@@ -44,7 +44,7 @@ from bingo_pl.streaming.stream import register_stream
 
 RECORD = ATLAS
 Displacements = Callable[[], Iterable[tuple[int, Tensor]]]
-"""Gives each image's position and displacement (D, *S) anew."""
+"""Gives each image's position and displacement (D, *S) again."""
 
 
 @isolated()
@@ -64,10 +64,10 @@ def build(
         members: its images; label maps and masks are optional. An image counts within its mask, else within its grid.
         checkpoint: of a BInGo model; None for the ready model.
         output: a folder that does not exist yet. Beside it, in ``<output>.work``, lies what a killed run has found; the
-            same command goes on from there and removes it in the end.
+            same command resumes from there and removes it in the end.
         affine: ``auto``, ``always`` or ``never``, see `bingo_pl.images.affine`.
         memory_bytes: for the streamed registration, beyond network, program and the sums over images.
-        console: where progress and results are told.
+        console: where progress and results are reported.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         overwrite: replace an atlas that was written here and has not changed since.
 

@@ -1,6 +1,6 @@
-"""Copies of NIfTI files without what can be mended safely: the header is corrected, the voxels stay as they are.
+"""Copies of NIfTI files without what can be fixed safely: the header is corrected, the voxels stay as they are.
 
-Only label ids that are whole but for rounding are written anew, as integers.
+Only label ids that are whole but for rounding are written again, as integers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from bingo_pl.images.geometry import corner_distance_mm
-from bingo_pl.images.problems import Mend
+from bingo_pl.images.problems import Fix
 from bingo_pl.images.units import SPACE_BITS
 from bingo_pl.images.volume import Volume
 from bingo_pl.storage.atomic import replacing
@@ -22,12 +22,12 @@ MILLIMETRE = 2
 """NIfTI's code."""
 
 
-def mend(volume: Volume, mends: Collection[Mend], copy: Path) -> dict[Mend, str]:
-    """Write a mended copy of a file.
+def fix(volume: Volume, fixes: Collection[Fix], copy: Path) -> dict[Fix, str]:
+    """Write a corrected copy of a file.
 
     Args:
         volume: the opened file, with a readable NIfTI image.
-        mends: the changes to make.
+        fixes: the changes to make.
         copy: where to; compressed if it ends with ``.gz``.
 
     Returns:
@@ -42,21 +42,21 @@ def mend(volume: Volume, mends: Collection[Mend], copy: Path) -> dict[Mend, str]
     offset = header.get_data_offset()
     voxels = volume.nifti.content[offset:]
     changes = {}
-    if Mend.GEOMETRY in mends:
-        changes[Mend.GEOMETRY] = _set_geometry(header, volume)
-    if Mend.SLOPE in mends:
+    if Fix.GEOMETRY in fixes:
+        changes[Fix.GEOMETRY] = _set_geometry(header, volume)
+    if Fix.SLOPE in fixes:
         header["scl_slope"], header["scl_inter"] = 1, 0
-        changes[Mend.SLOPE] = "scl_slope set to 1"
-    if Mend.AXES in mends:
+        changes[Fix.SLOPE] = "scl_slope set to 1"
+    if Fix.AXES in fixes:
         header.set_data_shape(volume.nifti.shape)
-        changes[Mend.AXES] = f"shape set to {volume.nifti.shape}"
-    if Mend.IDS in mends:
+        changes[Fix.AXES] = f"shape set to {volume.nifti.shape}"
+    if Fix.IDS in fixes:
         ids = np.rint(volume.data).astype(np.int64)
         kind = np.result_type(np.min_scalar_type(ids.min()), np.min_scalar_type(ids.max()))
         header.set_data_dtype(kind)
         header["scl_slope"], header["scl_inter"] = 1, 0
         voxels = ids.astype(kind.newbyteorder(header.endianness)).tobytes(order="F")
-        changes[Mend.IDS] = f"ids rounded to {kind}"
+        changes[Fix.IDS] = f"ids rounded to {kind}"
     between = volume.nifti.content[len(header.binaryblock) : offset]  # header extensions
     content = header.binaryblock + between + voxels
     with replacing(copy) as temporary:

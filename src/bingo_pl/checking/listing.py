@@ -21,7 +21,7 @@ class Finding:
     """A file, a group or a line of a manifest."""
     problem: Problem
     change: str = ""
-    """What was changed in the mended copy; empty where there is none."""
+    """What was changed in the corrected copy; empty where there is none."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torchio as tio
 from bingo_pl.errors import BingoError
 from bingo_pl.images.geometry import ITK_SHEAR_TOLERANCE, geometry_tolerance_mm, shear, show_mm, voxel_size_mm
 from bingo_pl.images.intensity import foreground, is_binary, rescale
-from bingo_pl.images.problems import Mend, Problem
+from bingo_pl.images.problems import Fix, Problem
 from bingo_pl.images.reading import constant, empty_mask, fractional, nonfinite, rounding, unknown_ids, wrapped
 from bingo_pl.images.volume import Nifti, Volume
 
@@ -70,7 +70,7 @@ def _slope(nifti: Nifti) -> Problem | None:
             "the intensity slope (scl_slope) is 0",
             "NIfTI takes it for no scaling, as this program does; a program that multiplies by it sees zeros",
             "Set it to 1",
-            Mend.SLOPE,
+            Fix.SLOPE,
         )
     if np.isfinite(slope):
         return None
@@ -79,7 +79,7 @@ def _slope(nifti: Nifti) -> Problem | None:
         f"the intensity slope (scl_slope) is {slope}",
         "this program and SimpleITK take it for 1; a program that multiplies by it sees NaN",
         "Set it to 1, unless you know the true one",
-        Mend.SLOPE,
+        Fix.SLOPE,
     )
 
 
@@ -89,8 +89,8 @@ def _no_geometry(nifti: Nifti) -> Problem | None:
     return Problem(
         "warning",
         "the header has neither sform nor qform (both codes are 0)",
-        "nothing tells left from right or where the image lies, and programs assume different things: nibabel, and so "
-        "this program, that the second axis runs to the front, ITK programs that it runs to the back",
+        "nothing says which side is left or where the image lies, and programs assume different things: nibabel, and "
+        "so this program, that the second axis runs to the front, ITK programs that it runs to the back",
         "Convert the original (e.g. DICOM) again, or set the sform after a look at the image",
     )
 
@@ -106,7 +106,7 @@ def _unit(volume: Volume) -> Problem | None:
         f"lengths are stored in {'meters' if nifti.unit_mm > 1 else 'microns'} (xyzt_units)",
         "this program, SimpleITK and ANTs convert them to mm; a program that uses nibabel's affine as it is does not",
         "Nothing need be done here",
-        Mend.GEOMETRY if sound else None,
+        Fix.GEOMETRY if sound else None,
     )
 
 
@@ -130,14 +130,14 @@ def _geometry(volume: Volume) -> list[Problem | None]:
         f"the voxel size (pixdim) is {_show(stored)} mm, but {_show(sizes)} mm by the sform, which is used",
         f"ITK programs (SimpleITK, ANTs, elastix, Slicer) take the other: over the image that is {show_mm(off_mm)}",
         "Find out which one is right and set both to it",
-        Mend.GEOMETRY,
+        Fix.GEOMETRY,
     )
     oblique = Problem(
         "warning",
         f"the axes of the sform are not quite perpendicular (scalar product {shear(affine):.1g})",
         f"ITK programs (SimpleITK, ANTs, elastix, Slicer) refuse more than {ITK_SHEAR_TOLERANCE:g}, or take the qform",
         "Make them perpendicular, or resample the image",
-        Mend.GEOMETRY,
+        Fix.GEOMETRY,
     )
     return [
         spacing if off_mm > geometry_tolerance_mm(affine) else None,
@@ -155,7 +155,7 @@ def _axes(volume: Volume) -> Problem | None:
         f"has shape {shape}: trailing axes of one voxel",
         "this program drops them; other programs may take the file for a time series",
         "Save it as 3D",
-        Mend.AXES,
+        Fix.AXES,
     )
 
 
@@ -224,7 +224,7 @@ def _rounded(data: np.ndarray) -> Problem | None:
         f"label ids are up to {rounding(data):.1g} off whole numbers",
         "this program rounds them; a program that compares ids for equality misses these voxels",
         "Save them as integers",
-        Mend.IDS if np.abs(data).max() < 2**31 else None,
+        Fix.IDS if np.abs(data).max() < 2**31 else None,
     )
 
 

@@ -32,7 +32,7 @@ def show(checkup: Checkup, copies: Path | None, console: Console) -> None:
     console.print(f"{_count(checkup.files, 'file')} looked at: {', '.join(counts)}.", highlight=False)
     if copies is not None:
         console.print(
-            f"{_count(checkup.mended, 'corrected copy', 'corrected copies')} in {escape(str(copies))}.", highlight=False
+            f"{_count(checkup.fixed, 'corrected copy', 'corrected copies')} in {escape(str(copies))}.", highlight=False
         )
 
 
@@ -41,12 +41,12 @@ def _describe(finding: Finding, fixing: bool) -> str:
     lines = [f"[bold]{escape(problem.what)}[/]", f"Why: {escape(problem.why)}", f"Do: {escape(problem.remedy)}"]
     if finding.change:
         lines.append(f"[green]Corrected in the copy: {escape(finding.change)}[/]")
-    elif fixing and problem.mend:
+    elif fixing and problem.fix:
         reasons = "its copy exists already, it lies outside of the checked folder, or its voxels cannot be used"
         lines.append(f"[magenta]Left for you: {reasons}[/]")
     elif fixing and problem.severity != "note":
         lines.append("[magenta]Left for you[/]")
-    elif problem.mend:
+    elif problem.fix:
         lines.append("[green]bingo check --fix can correct it[/]")
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback(epilog=EXIT_STATUS)
 def bingo(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """BInGo: learned groupwise registration of multimodal medical images."""

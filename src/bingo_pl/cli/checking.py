@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from bingo_pl.cli.common import console
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images, a manifest (.csv) or an image")],
-    label_ids: Annotated[
-        str, typer.Option(help="The ids that label maps may hold, with commas between. Empty: any")
-    ] = "",
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of images, a manifest (.csv) or an image")],
+    label_ids: Annotated[str, typer.Option(help="Ids that label maps may hold, separated by commas. Empty: any")] = "",
     fix: Annotated[
         Path | None,
         typer.Option(
@@ -42,4 +40,4 @@ def _ids(text: str) -> set[int]:
     try:
         return {int(number) for number in text.split(",") if number}
     except ValueError as error:
-        raise BingoError(f"--label-ids {text} is no list of whole numbers, e.g. 1,2,4") from error
+        raise InputError(f"--label-ids {text} is no list of whole numbers, e.g. 1,2,4") from error

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 console = Console(emoji=False)  # ":x:" in a path is no picture
 
@@ -17,7 +17,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the experiment's, e.g. trainer.epochs=10"),
 ]
-CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="runs/<name>/checkpoints/last.ckpt")]
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint, runs/<name>/checkpoints/last.ckpt")
+]
 
 
 def _experiments(incomplete: str) -> list[str]:
@@ -31,7 +33,7 @@ Experiment = Annotated[
     typer.Argument(metavar="EXPERIMENT", help="Name of an experiment, or a YAML file", autocompletion=_experiments),
 ]
 NewFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder that does not exist yet")]
-Device = Annotated[Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to compute")]
+Device = Annotated[Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Device to compute on")]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -39,7 +41,9 @@ Overwrite = Annotated[
     ),
 ]
 InterpolationName = Literal["linear", "bspline", "lanczos", "nearest"]
-MemoryOption = Annotated[str, typer.Option(help="What images in work, features and sums may take, e.g. 500MB or 4GB")]
+MemoryOption = Annotated[
+    str, typer.Option(help="Memory budget for images being processed, features and running sums, e.g. 500MB or 4GB")
+]
 
 
 def on_device(overrides: list[str] | None, device: str) -> list[str]:
@@ -57,7 +61,7 @@ def pairs_of(texts: list[str] | None, option: str, example: str) -> dict[str, Pa
     for text in texts or ():
         name, path = pair(text, "NAME=FILE", example)
         if name in found:
-            raise BingoError(f"{option} names '{name}' twice: {found[name]} and {path}. Leave one of them out")
+            raise InputError(f"{option} names '{name}' twice: {found[name]} and {path}", "Leave one of them out")
         found[name] = path
     return found
 
@@ -66,5 +70,5 @@ def pair(text: str, what: str, example: str) -> tuple[str, Path]:
     """The two sides of NAME=FILE."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise BingoError(f"'{text}' is not {what}, e.g. {example}")
+        raise InputError(f"'{text}' is not {what}, e.g. {example}")
     return name, Path(path)

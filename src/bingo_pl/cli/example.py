@@ -13,7 +13,7 @@ from bingo_pl.cli.common import console
 
 def example(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that does not exist yet", show_default=False)],
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers")] = 0,
 ) -> None:
     """Write synthetic scans to try every command on, with a README.txt of commands: a head, a series, six people."""
     from bingo_pl.phantoms.example import README, example

@@ -1,4 +1,4 @@
-"""How a command ends: whatever ends it is told in one line, with its exit status."""
+"""How a command ends: whatever ends it is reported in one line, with its exit status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_MEMORY = re.compile(r"can't allocate memory|out of memory|failed to allocate 
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; whatever ends it is told in one line, without a traceback.
+    """Run a command; whatever ends it is reported in one line, without a traceback.
 
     Exit status, of every command:
 
@@ -72,7 +72,7 @@ def run(command: Callable[[], object]) -> None:
 
 @contextmanager
 def telling_warnings() -> Iterator[None]:
-    """Within, what Python code would get as a `BingoWarning` is told in one line, once."""
+    """Within, what Python code would get as a `BingoWarning` is printed in one line, once."""
     show = warnings.showwarning
 
     def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from bingo_pl.cli.common import Device, InterpolationName, NewFolder, Overwrite, console, pair, pairs_of
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.registration.choices import REFINE, REFINED_UP_TO
 from bingo_pl.storage.regular import exists
 
@@ -18,7 +18,7 @@ from bingo_pl.storage.regular import exists
 def register(
     output: NewFolder,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+        Path | None, typer.Option(help="Checkpoint, runs/<name>/checkpoints/best.ckpt; default: the ready model")
     ] = None,
     images: Annotated[
         list[str] | None,
@@ -28,18 +28,18 @@ def register(
         ),
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+        Path | None, typer.Option(help="CSV file instead, with the columns modality,image[,mask,label]")
     ] = None,
     mask: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="An image's foreground; t2_2 is the second t2")
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Foreground of an image; t2_2 is the second t2")
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="A label map that is registered with its image")
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Label map that is registered with its image")
     ] = None,
     transform: Annotated[
         Literal["auto", "rigid", "affine", "deformable", "network"] | None,
         typer.Option(
-            help="Last stage; auto: what the evidence speaks for, network: the network alone",
+            help="Last stage; auto: as far as the evidence supports it; network: the network alone",
             show_default="auto; network with --affine or --refine",
         ),
     ] = None,
@@ -69,7 +69,7 @@ def register(
         int | None,
         typer.Option(
             min=0,
-            help="Steps of optimisation after the result of --transform network",
+            help="Number of optimisation steps after the result of --transform network",
             show_default=f"{REFINE}; 0 for more than {REFINED_UP_TO[2]} slices or "
             f"{REFINED_UP_TO[3]} volumes or with --memory",
         ),
@@ -80,7 +80,7 @@ def register(
         bool, typer.Option("--pairwise", help="Write each image on the grid of each other one too, with the transform")
     ] = False,
     memory: Annotated[
-        str, typer.Option(help="Stream the group, however large, with so much for images in work, e.g. 500MB or 4GB")
+        str, typer.Option(help="Memory budget for a group of any size, which is then streamed, e.g. 500MB or 4GB")
     ] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -101,7 +101,7 @@ def register(
     from bingo_pl.streaming.budget import parse_bytes
 
     if bool(images) == (manifest is not None):
-        raise BingoError("name the images either as arguments, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
+        raise InputError("name the images either as arguments, e.g. t1=a.nii.gz t2=b.nii.gz, or by --manifest")
     pairs = [_image(text) for text in images or ()]
     members = read_group(manifest) if manifest else [Member(modality, path) for modality, path in pairs]
     series = find([(member.modality, member.image) for member in members], values)
@@ -118,11 +118,11 @@ def register(
     doubtful = False
     if memory:
         if refine:
-            raise BingoError("--refine optimises all images at once and --memory streams them. Leave one of them out")
+            raise InputError("--refine optimises all images at once and --memory streams them", "Leave one of them out")
         if overwrite or pairwise:
-            raise BingoError(
-                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory. Leave one of them out"
-                + (", or remove the old folder yourself" if overwrite else "")
+            raise InputError(
+                f"--{'overwrite' if overwrite else 'pairwise'} does not go with --memory",
+                "Leave one of them out" + (", or remove the old folder yourself" if overwrite else ""),
             )
         size = parse_bytes(memory)
         written = register_files(
@@ -170,7 +170,7 @@ def _image(text: str) -> tuple[str, Path]:
     if "=" in text:
         return pair(text, "MODALITY=FILE", "t1=a.nii.gz")
     if not exists(Path(text)):
-        raise BingoError(
-            f"'{text}' is not MODALITY=FILE, e.g. t1=a.nii.gz, and there is no file of that name. Correct it"
+        raise InputError(
+            f"'{text}' is not MODALITY=FILE, e.g. t1=a.nii.gz, and there is no file of that name", "Correct it"
         )
     return named(text)

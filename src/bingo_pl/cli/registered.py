@@ -10,23 +10,29 @@ import typer
 from rich.markup import escape
 
 from bingo_pl.cli.common import Device, InterpolationName, Overwrite, console
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.storage.regular import exists
 
 
 def estimate(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="[CHECKPOINT]", help="runs/<name>/checkpoints/best.ckpt; without it, the ready model"),
+        typer.Argument(
+            metavar="[CHECKPOINT]", help="Checkpoint, runs/<name>/checkpoints/best.ckpt; default: the ready model"
+        ),
     ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="How many the group has")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images in the group")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Instead: a CSV file with the columns modality,image[,mask,label]")
+        Path | None, typer.Option(help="CSV file instead, with the columns modality,image[,mask,label]")
     ] = None,
-    shape: Annotated[str, typer.Option(help="With --images: voxels, e.g. 160x160. Empty: those of training")] = "",
+    shape: Annotated[
+        str, typer.Option(help="Size of the images in voxels, with --images, e.g. 160x160. Empty: that of training")
+    ] = "",
     memory: Annotated[
         str,
-        typer.Option(help="Of a streamed registration, e.g. 500MB or 4GB", show_default="none; with --images 1GB"),
+        typer.Option(
+            help="Memory budget of a streamed registration, e.g. 500MB or 4GB", show_default="none; with --images 1GB"
+        ),
     ] = "",
     device: Device = "auto",
 ) -> None:
@@ -37,10 +43,10 @@ def estimate(
     from bingo_pl import api
 
     if (images is None) == (manifest is None):
-        raise BingoError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
+        raise InputError("say how large the group is, either by --images, e.g. --images 1320, or by --manifest")
     if manifest and shape:
-        raise BingoError(
-            f"--shape {shape} goes with --images: with --manifest the files tell it. Leave one of them out"
+        raise InputError(
+            f"--shape {shape} goes with --images: with --manifest the files give it", "Leave one of them out"
         )
     predicted = api.estimate(
         manifest or images or 0, checkpoint, shape=_sizes(shape), memory=memory or None, device=device
@@ -50,7 +56,7 @@ def estimate(
 
 def _sizes(text: str) -> list[int]:
     if not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
-        raise BingoError(f"--shape {text} is no shape, e.g. 160x160")
+        raise InputError(f"--shape {text} is no shape, e.g. 160x160")
     return [int(size) for size in text.split("x") if size]
 
 
@@ -62,19 +68,19 @@ def atlas(
         Path | None,
         typer.Argument(
             metavar="MANIFEST",
-            help="A CSV file with the columns modality,image[,mask,label,subject]",
+            help="CSV file with the columns modality,image[,mask,label,subject]",
             show_default=False,
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="runs/<name>/checkpoints/best.ckpt; without it, the ready model")
+        Path | None, typer.Option(help="Checkpoint, runs/<name>/checkpoints/best.ckpt; default: the ready model")
     ] = None,
     add: Annotated[
         list[str] | None,
         typer.Option(metavar="[MODALITY=]FILE", help="Image of one more person to bring to a finished atlas"),
     ] = None,
     bids: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Instead of a manifest: a BIDS dataset", show_default=False)
+        Path | None, typer.Option(metavar="FOLDER", help="BIDS dataset instead of a manifest", show_default=False)
     ] = None,
     suffix: Annotated[
         str, typer.Option(metavar="NAMES", help="Images of --bids to take, e.g. T1w,FLAIR or acq-3d_T1w")
@@ -96,12 +102,12 @@ def atlas(
     affine: Annotated[
         Literal["always", "auto", "never"] | None,
         typer.Option(
-            help="Affine stage of the network alone, which then registers; auto: of images not roughly aligned",
+            help="Affine stage of the network alone, which then registers; auto: for images not roughly aligned",
             show_default="always with --memory",
         ),
     ] = None,
     memory: Annotated[
-        str, typer.Option(help="Stream a population of any size by the network alone, with so much memory, e.g. 4GB")
+        str, typer.Option(help="Memory budget for a population of any size, which is then streamed, e.g. 4GB")
     ] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -116,16 +122,16 @@ def atlas(
     from bingo_pl.images.bids import read_bids
 
     if bool(add) + (manifest is not None) + (bids is not None) != 1:
-        raise BingoError(
+        raise InputError(
             "name either a MANIFEST or --bids to make an atlas of, or by --add who comes to a finished one"
         )
     if bids is None and (suffix or bids_label or bids_mask):
-        raise BingoError("--suffix, --bids-label and --bids-mask go with --bids. Leave them out, or name its folder")
+        raise InputError("--suffix, --bids-label and --bids-mask go with --bids", "Leave them out, or name its folder")
     if add:
         if affine or memory or spacing or overwrite or transform != "deformable":
-            raise BingoError(
-                "--add goes without --affine, --memory, --spacing, --overwrite and --transform: the atlas's hold. "
-                "Leave them out"
+            raise InputError(
+                "--add goes without --affine, --memory, --spacing, --overwrite and --transform: the atlas's hold",
+                "Leave them out",
             )
         newcomers = [_newcomer(text) for text in add]
         add_people(output, newcomers, checkpoint, images, jacobian, console, device)
@@ -155,12 +161,12 @@ def _newcomer(text: str) -> tuple[str, Path]:
 
 
 def apply(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="An image, label map or landmarks")],
-    registration: Annotated[Path, typer.Option(help="The folder that bingo register wrote")],
-    source: Annotated[str, typer.Option("--from", help="The member whose space FILE is in, or template")],
-    target: Annotated[str, typer.Option("--to", help="The member to move it to, or template")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write")],
-    labels: Annotated[bool, typer.Option("--labels", help="FILE is a label map")] = False,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Image, label map or landmarks")],
+    registration: Annotated[Path, typer.Option(help="Folder that bingo register wrote")],
+    source: Annotated[str, typer.Option("--from", help="Member whose space FILE is in, or template")],
+    target: Annotated[str, typer.Option("--to", help="Member to move it to, or template")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write")],
+    labels: Annotated[bool, typer.Option("--labels", help="Treat FILE as a label map")] = False,
     space: Annotated[
         Literal["RAS", "LPS"] | None, typer.Option(help="Space of landmarks whose file does not say it")
     ] = None,
@@ -183,13 +189,15 @@ def apply(
 
 
 def convert(
-    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register wrote")],
-    source: Annotated[str, typer.Option("--from", help="The member whose images are moved, or template")],
-    target: Annotated[str, typer.Option("--to", help="The member to which they are moved, or template")],
+    registration: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that bingo register wrote")],
+    source: Annotated[str, typer.Option("--from", help="Member whose images are moved, or template")],
+    target: Annotated[str, typer.Option("--to", help="Member to which they are moved, or template")],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="FSL's matrix (.mat), FSL's warp (.nii.gz) or FreeSurfer's linear map (.lta)"
+            "--output",
+            "-o",
+            help="File to write: FSL's matrix (.mat), FSL's warp (.nii.gz) or FreeSurfer's linear map (.lta)",
         ),
     ],
 ) -> None:
@@ -201,7 +209,7 @@ def convert(
 
 def report(
     registration: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder that bingo register or bingo atlas wrote")
+        Path, typer.Argument(metavar="FOLDER", help="Folder that bingo register or bingo atlas wrote")
     ],
 ) -> None:
     """Write report.html into the folder: one page to judge it by. Of a registration the original images are needed."""

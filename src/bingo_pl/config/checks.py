@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bingo_pl import plugins
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 
 Rules = Mapping[str, tuple[object, str]]
 """Whether each setting holds, by its name, and what is wanted."""
@@ -25,7 +25,7 @@ def check(section: str, values: Any, rules: Rules) -> None:
         holds, wanted = rules.get(field_.name, (True, "")) if finite else (False, "finite numbers")
         if not holds:
             name = f"{section}.{field_.name}" if section else field_.name
-            raise BingoError(f"{name}={shown(value)} is invalid, wanted {wanted}")
+            raise InputError(f"{name}={shown(value)} is invalid, wanted {wanted}")
 
 
 def shown(value: object) -> str:

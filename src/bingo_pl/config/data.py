@@ -12,7 +12,7 @@ MOST_WORKERS = 256
 
 @dataclass
 class DataConfig:
-    """What is registered."""
+    """The data to register."""
 
     dataset: str = "mscmr"
     """Data module: mscmr, brats, learn2reg, manifest or anatomies (label maps, painted in random contrasts)."""
@@ -31,7 +31,7 @@ class DataConfig:
     batch_size: int = 20
     """Groups that each process has at once in training."""
     images_per_step: int | None = None
-    """Partial learning: each step draws this many images of each group. Null: complete groups."""
+    """Number of images of each group that a step draws (partial learning). Null: complete groups."""
     ffd_spacings: list[float] = field(default_factory=lambda: [5.0, 10.0, 15.0, 20.0])
     """Control point spacings of the synthetic misalignment in voxels; one is drawn for each group."""
     ffd_strength: float = 0.4
@@ -40,9 +40,9 @@ class DataConfig:
     """Standard deviation of the misalignment's linear part in voxels: of the translation, and of how far each entry of
     the matrix (its logarithm) moves a point at half the longest side. 0: none."""
     copies: int = 1
-    """`learn2reg`: how often a training group has each image, each misaligned on its own and all but one in random
-    contrasts, most of them. The truth of 2 copies and more is known, which `weights.truth` takes. In every other epoch
-    an image's copies are a group of their own."""
+    """Number of copies of each image in a training group (`learn2reg`), each misaligned on its own and all but one in
+    random contrasts, most of them. The ground truth of 2 copies and more is known, which `weights.truth` takes. In
+    every other epoch an image's copies are a group of their own."""
     draws_per_test_group: int = 1
     """Misalignments drawn for each test group."""
     fill_nonfinite: float | None = None
@@ -52,7 +52,7 @@ class DataConfig:
     workers: int = 0
     """Processes that load batches."""
     cache_dir: str | None = None
-    """Where preprocessed groups are kept. Null: the user's cache folder."""
+    """Folder of the preprocessed groups. Null: the user's cache folder."""
 
     def __post_init__(self) -> None:
         ids = self.label_ids

@@ -28,11 +28,11 @@ class Config:
     name: str = ""
     """Folder under `runs`. Empty: the experiment's name, numbered if taken."""
     runs: str = "runs"
-    """Where runs are written."""
+    """Folder in which runs are written."""
     seed: int = 0
-    """The source of all randomness."""
+    """Seed of all random numbers."""
     method: str = "bingo"
-    """What registers: a name in `bingo_pl.models.registry.METHODS`, or your own code, see docs/plugins.md."""
+    """Name of the method in `bingo_pl.models.registry.METHODS`, or your own code, see docs/plugins.md."""
     own: dict[str, Any] = field(default_factory=dict)
     """Settings of a method of one's own, ``own.width=16``."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -54,9 +54,9 @@ class RowConfig:
     """A method of a comparison."""
 
     settings: list[str] = field(default_factory=list)
-    """``key=value`` that differ from the experiment's, or from those of the row it starts from."""
+    """Settings (``key=value``) that differ from the experiment's, or from those of the row it starts from."""
     start: str = ""
-    """The row whose training it uses. Empty: its own."""
+    """Row whose training it uses. Empty: its own."""
 
 
 @dataclass
@@ -64,6 +64,6 @@ class TableConfig:
     """A comparison of methods on the test groups of an experiment."""
 
     experiment: str = ""
-    """A name from `experiments()` or a path."""
+    """Name from `experiments()`, or a path."""
     methods: dict[str, RowConfig] = field(default_factory=dict)
-    """The rows, in order."""
+    """Rows, in order."""

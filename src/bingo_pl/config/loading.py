@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bingo_pl.config.experiment import METHODS, Config, TableConfig
 from bingo_pl.config.method import WeightConfig
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import FileError, InputError, unknown_name
 from bingo_pl.storage.regular import is_file
 
 Tree = dict[str, Any]
@@ -55,8 +55,8 @@ def load_table(name: str) -> TableConfig:
         return cast(TableConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), tree)))
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
-        raise BingoError(
-            f"{source}: {error.full_key or ''}: {reason}. A table holds methods, each with settings and start"
+        raise InputError(
+            f"{source}: {error.full_key or ''}: {reason}", "A table holds methods, each with settings and start"
         ) from error
 
 
@@ -113,9 +113,11 @@ def _lineage(experiment: str) -> list[tuple[str, Tree]]:
     base: object = experiment
     while base:
         if not isinstance(base, str):
-            raise BingoError(f"{names[-1]}: base must be one name or YAML file, e.g. `base: mscmr`, got {base!r}")
+            raise InputError(f"{names[-1]}: base must be one name or YAML file, e.g. `base: mscmr`, got {base!r}")
         if base in names:
-            raise BingoError(f"{experiment}: its base leads back to itself: {' -> '.join([*names, base])}. Change one")
+            raise InputError(
+                f"{experiment}: its base leads back to itself: {' -> '.join([*names, base])}", "Change one"
+            )
         names.append(base)
         trees.append(_read(base))
         base = trees[-1].pop("base", None)
@@ -126,7 +128,9 @@ def _read(experiment: str) -> Tree:
     if experiment.lower().endswith((".yaml", ".yml")):
         file = Path(experiment)
         if not is_file(file):
-            raise BingoError(f"no experiment file {experiment}. Give a YAML file or one of: {', '.join(experiments())}")
+            raise FileError(
+                f"no experiment file {experiment}", f"Give a YAML file or one of: {', '.join(experiments())}"
+            )
         return read_yaml(file)
     source = _folder() / f"{experiment}.yaml"
     if ".." in Path(experiment).parts or not is_file(Path(str(source))):
@@ -146,38 +150,38 @@ def read_yaml(source: Any) -> Tree:
     try:
         tree = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise BingoError(
-            f"{source} cannot be read ({error.strerror or error}). Check the path and permissions"
+        raise FileError(
+            f"{source} cannot be read ({error.strerror or error})", "Check the path and permissions"
         ) from error
     except UnicodeDecodeError as error:
-        raise BingoError(
-            f"{source} is not text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8"
+        raise InputError(
+            f"{source} is not text in UTF-8 ({error.reason} at byte {error.start})", "Save it as UTF-8"
         ) from error
     except RecursionError as error:
-        raise BingoError(f"{source} is nested too deeply. Settings have one section and a name") from error
+        raise InputError(f"{source} is nested too deeply", "Settings have one section and a name") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date of month 13
-        raise BingoError(f"{source} is not plain YAML (tags are refused): {error}") from error
+        raise InputError(f"{source} is not plain YAML (tags are refused): {error}") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise BingoError(f"{source} must hold `key: value` settings, got {type(tree).__name__}")
+        raise InputError(f"{source} must hold `key: value` settings, got {type(tree).__name__}")
     return tree
 
 
 def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
     for text in overrides:
         if not re.match(r"[a-z_.]+=", text):
-            raise BingoError(f"'{text}' is not a setting. Write key=value, for example trainer.epochs=10")
+            raise InputError(f"'{text}' is not a setting", "Write key=value, for example trainer.epochs=10")
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except (yaml.YAMLError, ValueError) as error:
         given = " ".join(overrides)
-        raise BingoError(f"the value of a setting cannot be read in {given}: {error}; {HOW_TO_SET}") from error
+        raise InputError(f"the value of a setting cannot be read in {given}: {error}; {HOW_TO_SET}") from error
 
 
 def _merge(start: Config, *layers: Tree | DictConfig) -> Config:
     try:
         trees = [OmegaConf.create(layer) for layer in layers]
         if any("${" in OmegaConf.to_yaml(tree) for tree in trees):
-            raise BingoError("settings must be plain values; references like ${...} are refused")
+            raise InputError("settings must be plain values; references like ${...} are refused")
         if OmegaConf.merge({"method": start.method}, *trees).method not in METHODS:
             trees = [_with_own_terms(tree) for tree in trees]
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(start), *trees)))
@@ -187,13 +191,13 @@ def _merge(start: Config, *layers: Tree | DictConfig) -> Config:
         for parent in parents:
             known = known.get(parent) if isinstance(known, dict) else None
         if not isinstance(known, dict):
-            raise BingoError(f"{'.'.join(parents)} is a setting, not a section: it has no '{name}'") from error
+            raise InputError(f"{'.'.join(parents)} is a setting, not a section: it has no '{name}'") from error
         raise unknown_name(" ".join(["setting", *parents]), name, known) from error
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
-        raise BingoError(f"setting {error.full_key or ''}: {reason}; {HOW_TO_SET}") from error
+        raise InputError(f"setting {error.full_key or ''}: {reason}; {HOW_TO_SET}") from error
     except TypeError as error:  # a section or list where the other was wanted
-        raise BingoError(f"a setting has the wrong kind of value: {error}; {HOW_TO_SET}") from error
+        raise InputError(f"a setting has the wrong kind of value: {error}; {HOW_TO_SET}") from error
 
 
 def _with_own_terms(tree: Any) -> Any:

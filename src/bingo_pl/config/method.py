@@ -29,13 +29,14 @@ class ModelConfig:
     smoothness: float = 10.0
     """Precision of the velocity prior."""
     second_pass: bool = True
-    """Encode the registered images again; false: warp the features instead."""
+    """Whether the registered images are encoded again; false: their features are warped instead."""
     velocity_noise: bool = True
-    """Sample velocities in training."""
+    """Whether velocities are sampled in training."""
     cross_reconstruction: float = 0.0
     """Probability that a step decodes each image from another image's expert."""
     similarity: str = ""
-    """Of the registered images, minimised beside the ELBO: ape, cte or x_coreg. Empty, as in the paper: none."""
+    """Similarity of the registered images, minimised beside the ELBO: ape, cte or x_coreg. Empty, as in the paper:
+    none."""
 
     def __post_init__(self) -> None:
         scales, coarsest = self.velocity_scales, len(self.channels) - 1
@@ -66,20 +67,21 @@ class WeightConfig:
     """Weights of the terms of the loss."""
 
     reconstruction: float = 100.0
-    """L1 between an image and its reconstruction."""
+    """Weight of the L1 distance between an image and its reconstruction."""
     kl_velocity: float = 20.0
-    """Prior of the velocities."""
+    """Weight of the prior of the velocities."""
     kl_structure: float = 300.0
-    """Intrinsic dissimilarity, Eq. (6)."""
+    """Weight of the intrinsic dissimilarity, Eq. (6)."""
     similarity: float = 1.0
-    """APE, CTE or X-CoReg of the registered images, of the methods that minimise one (BInGo: `model.similarity`)."""
+    """Weight of APE, CTE or X-CoReg of the registered images, in methods that minimise one (BInGo:
+    `model.similarity`)."""
     bending: float = 10.0
-    """Bending energy of what they minimise it by; alpha in the paper, where its value is not given."""
+    """Weight of the bending energy in these methods; alpha in the paper, which does not give its value."""
     truth: float = 0.0
-    """gWI, in voxels, against the known synthetic misalignment; the variances of the velocities learn to tell what is
-    left of it. 0: unsupervised, as in the paper."""
+    """Weight of the gWI, in voxels, against the known synthetic misalignment; the variances of the velocities learn to
+    tell what is left of it. 0: unsupervised, as in the paper."""
     own: dict[str, float] = field(default_factory=dict)
-    """Of the terms that a method of one's own has besides; ``weights.my_term=1`` sets that of ``my_term``."""
+    """Weights of the terms that your own method adds; ``weights.my_term=1`` sets that of ``my_term``."""
 
     def __post_init__(self) -> None:
         weights = {name: (weight >= 0, "at least 0") for name, weight in vars(self).items() if name != "own"}
@@ -96,7 +98,7 @@ class SimilarityConfig:
     """How APE, CTE and X-CoReg are estimated, wherever they are minimised; see `bingo_pl.methods.similarity`."""
 
     bins: int = 64
-    """Of the histograms, over the range of an image."""
+    """Number of histogram bins over the image's intensity range."""
 
     def __post_init__(self) -> None:
         check("similarity", self, {"bins": (self.bins >= 2, "at least 2")})
@@ -104,19 +106,20 @@ class SimilarityConfig:
 
 @dataclass
 class IterativeConfig:
-    """How a similarity is minimised for each group anew; see `bingo_pl.methods.baselines.Iterative` and
+    """How a similarity is minimised for each group separately; see `bingo_pl.methods.baselines.Iterative` and
     `bingo_pl.methods.population.IterativePopulation`."""
 
     transform: str = "velocity"
-    """velocity: one of full resolution an image; linear_ffd: rigid, then affine, then free-form (populations)."""
+    """Transform: velocity (one of full resolution for each image) or linear_ffd (rigid, affine, free-form;
+    populations)."""
     control_spacing: float = 10.0
-    """Of the free-form deformation, in voxels."""
+    """Spacing of the free-form deformation's control points in voxels."""
     learning_rate: float = 0.1
-    """Adam's, in voxels of the level."""
+    """Learning rate of Adam in voxels of the level."""
     levels: int = 3
-    """Of the image pyramid."""
+    """Number of levels of the image pyramid."""
     steps: int = 50
-    """At each level."""
+    """Number of optimisation steps at each level."""
 
     def __post_init__(self) -> None:
         choose("iterative.transform", self.transform, TRANSFORMS)
@@ -134,18 +137,18 @@ class IterativeConfig:
 
 @dataclass
 class RefineConfig:
-    """How a trained method's result is improved for each group anew; see `bingo_pl.methods.baselines.Refined`."""
+    """How a trained method's result is improved for each group separately; see `bingo_pl.methods.baselines.Refined`."""
 
     steps: int = 0
-    """Of the optimisation. 0: none."""
+    """Number of optimisation steps. 0: none."""
     similarity: str = "ape"
-    """ape, cte or x_coreg."""
+    """Similarity to minimise: ape, cte or x_coreg."""
     bending: float = 60.0
     """Weight of the whole displacement's bending energy for a pair; of N images 1 / (N - 1) of it."""
     stride: int = 2
-    """Of the refinement's own grid, in voxels."""
+    """Spacing of the refinement's own grid in voxels."""
     learning_rate: float = 0.1
-    """Adam's, in voxels of that grid."""
+    """Learning rate of Adam in voxels of that grid."""
 
     def __post_init__(self) -> None:
         choose_or_own("refine.similarity", self.similarity, SIMILARITIES, plugins.SIMILARITIES)
@@ -177,7 +180,7 @@ class IntrinsicConfig:
     bending: float = 24.0
     """Weight of the velocity's mean bending energy, in squared voxels."""
     learning_rate: float = 0.15
-    """Adam's, as a share of the distance of the nodes."""
+    """Learning rate of Adam as a share of the distance of the nodes."""
     points: int = 0
     """Number of random points at which a step compares the images. 0: 1,500 in 2D, 6,000 in 3D."""
     mirrored: bool = True

@@ -21,16 +21,16 @@ class TrainerConfig:
     epochs: int = 500
     """Passes over the training groups."""
     learning_rate: float = 1e-3
-    """Adam's; the peak where there is a schedule."""
+    """Learning rate of Adam; its peak where there is a schedule."""
     warm_up: float = 0.0
     """Share of the steps over which the learning rate rises from a twenty-fifth of its peak."""
     decay: bool = False
-    """Let the learning rate fall to zero by a cosine after the warm-up."""
+    """Whether the learning rate falls to zero by a cosine after the warm-up."""
     motion_rate: float = 1.0
     """Factor on the learning rate of the velocity heads. Unsupervised, motion must learn slower than appearance, or it
     makes up for appearance that is not learned yet."""
     appearance_rate: float = 1.0
-    """Factor on the learning rate of the modalities' normalisation, which alone tells them apart."""
+    """Factor on the learning rate of the modalities' normalisation, which alone distinguishes them."""
     clip_gradient_norm: float | None = None
     """Largest gradient norm. Null: no clipping."""
     accelerator: str = "auto"
@@ -38,13 +38,13 @@ class TrainerConfig:
     devices: int = 1
     """Processes, each with a device; a step is made of ``data.batch_size`` groups of each."""
     precision: str = "32-true"
-    """32-true, 16-mixed or bf16-mixed: convolutions in half precision, all else in single."""
+    """Precision: 32-true, 16-mixed or bf16-mixed (convolutions in half precision, all else in single)."""
     accumulate_grad_batches: int = 1
     """Batches that a step of the optimiser is made of. Batch norms see one at a time."""
     gradient_checkpointing: bool = False
-    """Keep few activations of BInGo for the backward pass, which computes the others again."""
+    """Whether few activations of BInGo are kept for the backward pass, which computes the others again."""
     checkpoint_minutes: float = 10.0
-    """Between checkpoints within an epoch; there is one after every epoch anyway."""
+    """Minutes between checkpoints within an epoch; there is one after every epoch anyway."""
     validate_every: int = 1
     """Epochs between validations."""
 
@@ -79,11 +79,11 @@ class LogConfig:
     """What is written while training."""
 
     wandb: str = "auto"
-    """auto: online where the user is logged in, else offline; or online, offline, disabled."""
+    """Mode of W&B: auto (online where the user is logged in, else offline), online, offline or disabled."""
     wandb_images: bool = False
-    """Upload figures to W&B. They show patients' images."""
+    """Whether figures are uploaded to W&B. They show patients' images."""
     figure_groups: int = 3
-    """Test groups that get figures."""
+    """Number of test groups that get figures."""
 
     def __post_init__(self) -> None:
         choose("log.wandb", self.wandb, WANDB_MODES)

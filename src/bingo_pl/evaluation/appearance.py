@@ -37,7 +37,7 @@ def unlikeness(registrar: Registrar, batch: GroupBatch, result: Registration) ->
 
     Returns:
         (B, N, M) for the M modalities that the model knows, from 0 to 2, 1 where the image or the picture is constant
-        over the foreground. None where nothing can be told: the method has no decoder, it knows one modality only, or
+        over the foreground. None where nothing is known: the method has no decoder, it knows one modality only, or
         the groups have less than `SMALLEST_JUDGED_GROUP` images, of which the structure of the others is one image's.
     """
     bingo = hierarchical(registrar)

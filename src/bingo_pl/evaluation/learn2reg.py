@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.grids import LPS, Grid
 from bingo_pl.images.transforms import sampled_displacement, write_nifti
 from bingo_pl.spatial import jacobian_determinant
@@ -123,7 +123,7 @@ def write_field(field: NDArray[np.float32], fixed: str, moving: str, affine: NDA
     """
     for case in (fixed, moving):
         if not (len(case) == 4 and case.isdecimal()):
-            raise BingoError(f"'{case}' is no case of Learn2Reg: wanted four digits, as 0009 in AbdomenMRCT_0009_0000")
+            raise InputError(f"'{case}' is no case of Learn2Reg: wanted four digits, as 0009 in AbdomenMRCT_0009_0000")
     path = folder / f"disp_{fixed}_{moving}.nii.gz"
     write_nifti(nib.Nifti1Image(field, affine), path)
     return path

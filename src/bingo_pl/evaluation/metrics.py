@@ -180,7 +180,8 @@ def sdlogj(displacement: Tensor) -> Tensor:
 
 
 def evaluate(batch: GroupBatch, displacement: Tensor, label_ids: Sequence[int]) -> dict[str, Tensor]:
-    """What each validation can afford, (B,) each: ``dice``, ``gwi`` (NaN without truth) and ``folding_percent``."""
+    """What each validation can afford, (B,) each: ``dice``, ``gwi`` (NaN without ground truth) and
+    ``folding_percent``."""
     gwi = displacement.new_full((batch.groups,), torch.nan)
     if batch.truth is not None:
         gwi = groupwise_warping_index(displacement, batch.truth, batch.masks, batch.anatomies)

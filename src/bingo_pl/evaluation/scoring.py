@@ -164,8 +164,8 @@ def watch_memory(device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         return 0
     if platform.libc_ver()[0] == "glibc":
-        # It keeps what earlier calls have freed, and would serve this one from it without a rise. To take it anew costs
-        # a network that is done in 20 ms a millisecond.
+        # It keeps what earlier calls have freed, and would serve this one from it without a rise. To take it again
+        # costs a network that is done in 20 ms a millisecond.
         ctypes.CDLL(None).malloc_trim(0)
     try:
         (PROCESS / "clear_refs").write_text("5")  # resets VmHWM, see man 5 proc_pid_clear_refs

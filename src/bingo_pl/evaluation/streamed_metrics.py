@@ -109,8 +109,8 @@ class StreamedScores(NamedTuple):
     dice: float
     """As `metrics.dice`."""
     gwi: float
-    """As `metrics.groupwise_warping_index`. The truth knows nothing of how anatomies differ: what brings different ones
-    over each other counts as an error."""
+    """As `metrics.groupwise_warping_index`. The ground truth knows nothing of how anatomies differ: what brings
+    different ones over each other counts as an error."""
     gwi_within: float
     """The same up to a map that each anatomy's images, rather than the whole group's, have in common."""
 

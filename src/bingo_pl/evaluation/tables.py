@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.storage.atomic import replacing
 
 DASH = "–"  # noqa: RUF001
@@ -60,7 +60,7 @@ def summary(rows: Sequence[GroupScores]) -> Table:
         BingoError: there are no rows.
     """
     if not rows:
-        raise BingoError("no test results to summarise. Got: 0 groups, wanted: at least 1. Check the test split")
+        raise InputError("no test results to summarise. Got: 0 groups, wanted: at least 1", "Check the test split")
     frame = _frame(rows)
     smallest, largest = frame["size"].min(), frame["size"].max()
     images = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"

@@ -6,6 +6,7 @@ A group can only say where its images lie relative to each other, so all of this
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def disagreement(registrar: Registrar, batch: GroupBatch, result: Registration) 
 
     Args:
         registrar: the method. Of a refined one, what the trained method that it starts from makes of the groups is
-            judged: refinement brings those that fit best still closer, and then accuses others that fit well.
+            judged: refinement brings those that fit best still closer, and then flags others that fit well.
         batch: the groups.
         result: what the registrar made of them.
 
@@ -101,7 +102,7 @@ def disagreement(registrar: Registrar, batch: GroupBatch, result: Registration) 
 def belongs(disagreement: Tensor) -> Tensor:
     """Which images fit their group: those that disagree at most `OUTLYING` times as much as the median of the others.
 
-    The group is its own reference, so nothing is stored with a model, and a group that is hard throughout accuses
+    The group is its own reference, so nothing is stored with a model, and a group that is hard throughout flags
     nobody. It takes three images; of one or two, which nobody can judge, all belong. In a group of three or four one
     bad image can be found, in larger ones as long as most images are good.
 
@@ -129,16 +130,21 @@ def negative_log_likelihood(batch: GroupBatch, result: BingoRegistration) -> Ten
     variance the sum of the levels', to first order. The means are constants in it.
 
     Args:
-        batch: groups with a truth.
+        batch: groups with a ground truth.
         result: of the groups.
 
     Returns:
         Scalar, a mean over voxels and axes, up to a constant.
     """
-    assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
+    assert batch.truth is not None, "the ground truth is known only of a synthetic misalignment"
     residual = warping_residual(result.displacement.detach(), batch.truth, batch.anatomies)
     variance = _displacement_variance(result.velocities, batch.shape, batch.anatomies) + SMALLEST_VARIANCE
     return 0.5 * (residual**2 / variance + variance.log()).mean()
+
+
+def has_posterior(result: Registration) -> TypeGuard[BingoRegistration]:
+    """Whether a method has a posterior of the velocities, so that `negative_log_likelihood` can teach it."""
+    return isinstance(result, BingoRegistration)
 
 
 def hierarchical(registrar: Registrar) -> Bingo | None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError
 from bingo_pl.figures.panels import save
 
 COLUMNS = 3
@@ -51,12 +51,13 @@ def read_metrics(metrics_csv: Path) -> pd.DataFrame:
     try:
         metrics = pd.read_csv(metrics_csv)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise BingoError(f"cannot read {metrics_csv}: {error}. Wanted: metrics.csv of a run") from error
+        raise FileError(f"cannot read {metrics_csv}: {error}", "Wanted: metrics.csv of a run") from error
     names = [name for name in metrics.columns if name not in ("epoch", "step")]
     if "step" not in metrics or not names:
-        raise BingoError(
+        raise InputError(
             f"{metrics_csv} holds no curves. Got the columns {', '.join(metrics.columns)}; wanted 'step' and at least "
-            "one quantity. Give the metrics.csv of a training run"
+            "one quantity",
+            "Give the metrics.csv of a training run",
         )
     return metrics.set_index("step")[sorted(names, key=lambda name: not name.startswith("train/"))]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
 from bingo_pl.spatial import warp
@@ -80,9 +80,9 @@ def finite(group: str, title: str, values: Tensor) -> Tensor:
         BingoError: some are NaN or Inf; the message names the group and the title.
     """
     if not values.isfinite().all():
-        raise BingoError(
-            f"cannot draw group '{group}': its {title} holds NaN or Inf, wanted finite numbers. "
-            "The training has diverged: lower the learning rate"
+        raise InputError(
+            f"cannot draw group '{group}': its {title} holds NaN or Inf, wanted finite numbers",
+            "The training has diverged: lower the learning rate",
         )
     return values.detach().float().cpu()
 

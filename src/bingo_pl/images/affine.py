@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError, BingoWarning, unknown_name
+from bingo_pl.errors import BingoWarning, InputError, unknown_name
 from bingo_pl.images.grids import LPS
 from bingo_pl.images.itk_alignment import Alignment, align
 from bingo_pl.images.scans import Scan
@@ -84,10 +84,11 @@ def affine_stage(first: Scan, scan: Scan, mode: str) -> Stage:
             affine, after = found, overlap_found
     if after < LEAST_OVERLAP:
         done = "after the affine stage" if tried else f"as the headers have them (affine stage: {mode})"
-        raise BingoError(
+        raise InputError(
             f"{scan.title}: only {after:.0%} of its foreground or of that of {first.title} lies in the other {done}, "
-            f"wanted {LEAST_OVERLAP:.0%}. Check that both show the same place, correct their headers, give masks of "
-            "what they share, or align them first"
+            f"wanted {LEAST_OVERLAP:.0%}",
+            "Check that both show the same place, correct their headers, give masks of "
+            "what they share, or align them first",
         )
     return Stage(affine, before, after, tried)
 

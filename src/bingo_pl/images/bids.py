@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.members import Member
 
 EXTENSIONS = (".nii.gz", ".nii")
@@ -32,8 +32,8 @@ class Pattern:
         """
         *entities, suffix = text.strip().split("_")
         if not suffix.isalnum() or not all(ENTITY.fullmatch(entity) for entity in entities):
-            raise BingoError(
-                f"'{text}' is no BIDS suffix. Wanted: a suffix, e.g. T1w, or one with entities: acq-3d_T1w"
+            raise InputError(
+                f"'{text}' is no BIDS suffix", "Wanted: a suffix, e.g. T1w, or one with entities: acq-3d_T1w"
             )
         return cls(suffix, frozenset(entities))
 
@@ -63,7 +63,7 @@ def read_bids(folder: Path, suffixes: Sequence[str], label: str = "", mask: str 
     wanted = [Pattern.of(text) for text in suffixes]
     beside = {kind: Pattern.of(text) for kind, text in (("label", label), ("mask", mask)) if text}
     if not wanted:
-        raise BingoError("no suffix says which images to take. Name it, e.g. T1w")
+        raise InputError("no suffix says which images to take", "Name it, e.g. T1w")
     images, derived = _files(folder), _files(*sorted((folder / "derivatives").glob("*/")))
     members = []
     for subject, files in sorted(images.items()):
@@ -73,13 +73,14 @@ def read_bids(folder: Path, suffixes: Sequence[str], label: str = "", mask: str 
             members.append(Member(pattern.suffix, image, extra.get("label"), extra.get("mask"), subject))
             extra = {}
     if not members:
-        raise BingoError(
+        raise InputError(
             f"{folder}: no sub-<name>/[ses-<name>/]<type>/sub-<name>_..._{' or '.join(map(str, wanted))}.nii[.gz] in "
-            "it. Name the folder of a BIDS dataset, and suffixes that it has"
+            "it",
+            "Name the folder of a BIDS dataset, and suffixes that it has",
         )
     for kind, pattern in beside.items():
         if not any(getattr(member, kind) for member in members):
-            raise BingoError(f"{folder / 'derivatives'}: no {kind} ({pattern}) of any image. Correct its suffix")
+            raise InputError(f"{folder / 'derivatives'}: no {kind} ({pattern}) of any image", "Correct its suffix")
     return members
 
 
@@ -107,8 +108,8 @@ def _one(files: Sequence[Path], pattern: Pattern, subject: str) -> Path | None:
     fitting = [path for path in files if pattern.fits(path)]
     if len(fitting) > 1:
         names = ", ".join(path.name for path in fitting[:SHOWN])
-        raise BingoError(
-            f"{subject} has {len(fitting)} files of {pattern}: {names}. Say which by an entity, e.g. "
-            f"run-1_{pattern.suffix}"
+        raise InputError(
+            f"{subject} has {len(fitting)} files of {pattern}: {names}",
+            f"Say which by an entity, e.g. run-1_{pattern.suffix}",
         )
     return fitting[0] if fitting else None

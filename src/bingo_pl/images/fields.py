@@ -1,6 +1,6 @@
 """A model's displacements, in voxels of the group grid, as transforms in millimetres (`bingo_pl.images.transforms`).
 
-Beyond the group grid the displacement goes on as at the border as far as the border itself moves, then fades to zero,
+Beyond the group grid the displacement continues as at the border as far as the border itself moves, then fades to zero,
 so that images larger than the group grid do not tear: far away the transform is its affine stage alone. A 2D
 displacement holds for the plane of the group and the planes next to it.
 """

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.geometry import invalid
 from bingo_pl.memory import shortage
 
@@ -36,9 +36,10 @@ class Grid:
         assert len(self.shape) == 3, f"a grid has three sizes, got {self.shape}"
         assert self.affine.shape == (4, 4), f"an affine is (4, 4), got {self.affine.shape}"
         if problem := invalid(self.affine):
-            raise BingoError(
+            raise InputError(
                 f"the image's affine is {problem}: {self.affine.tolist()}. Wanted: three perpendicular axes with "
-                "positive voxel sizes. Correct the header, or resample the image"
+                "positive voxel sizes",
+                "Correct the header, or resample the image",
             )
 
     @classmethod
@@ -65,7 +66,7 @@ class Grid:
             BingoError: there is not so much memory.
         """
         if short := shortage(math.prod(self.shape) * voxel_bytes):
-            raise BingoError(f"{what} would have {self}: at least {short}. {remedy}")
+            raise InputError(f"{what} would have {self}: at least {short}", remedy)
         return self
 
     @property

@@ -12,7 +12,7 @@ import torchio as tio
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.images.grids import LPS
 from bingo_pl.images.units import in_mm, nifti_unit_mm
 
@@ -40,9 +40,10 @@ def voxels_of(image: object, name: str) -> tuple[NDArray, NDArray[np.float64]]:
     if data.ndim == 2:
         data = data[..., None]
     if data.ndim != 3 or not data.size or data.dtype.kind not in "biuf" or affine.shape != (4, 4):
-        raise BingoError(
+        raise InputError(
             f"{name}: is an array of {data.shape} {data.dtype} with an affine of {affine.shape}. Wanted: (X, Y) or "
-            "(X, Y, Z) real numbers and a (4, 4) affine. Correct the image"
+            "(X, Y, Z) real numbers and a (4, 4) affine",
+            "Correct the image",
         )
     return data, affine.astype(np.float64)
 
@@ -58,9 +59,10 @@ def _parts(image: object, name: str) -> tuple[Any, Any]:
         return _one_channel(image.numpy(), name), image.affine
     if isinstance(image, sitk.Image):
         if image.GetNumberOfComponentsPerPixel() > 1 or image.GetDimension() not in (2, 3):
-            raise BingoError(
+            raise InputError(
                 f"{name}: is an image of {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} "
-                "components, wanted 2 or 3 and 1. Choose one"
+                "components, wanted 2 or 3 and 1",
+                "Choose one",
             )
         converted = tio.ScalarImage.from_sitk(image)
         return converted.numpy()[0], converted.affine
@@ -72,7 +74,7 @@ def _parts(image: object, name: str) -> tuple[Any, Any]:
         return _of_monai(image, name)
     if isinstance(image, tuple) and len(image) == 2:
         return image
-    raise BingoError(f"{name}: type {type(image).__name__}. Wanted: {WANTED}")
+    raise InputError(f"{name}: type {type(image).__name__}", f"Wanted: {WANTED}")
 
 
 def _is_meta_tensor(image: object) -> bool:
@@ -95,7 +97,7 @@ def _of_monai(image: Any, name: str) -> tuple[NDArray, NDArray]:
 
 def _one_channel(data: NDArray, name: str) -> NDArray:
     if len(data) != 1:
-        raise BingoError(f"{name}: has {len(data)} channels, wanted 1. Choose one")
+        raise InputError(f"{name}: has {len(data)} channels, wanted 1", "Choose one")
     first: NDArray = data[0]
     return first
 

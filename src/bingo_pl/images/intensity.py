@@ -10,7 +10,7 @@ import torch
 import torchio as tio
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 PERCENTILES = (0.5, 99.5)
 BACKGROUND_SHARE = 0.2
@@ -62,7 +62,7 @@ class Window:
         values = image if background is None else image[image != background]
         low, high = (float(np.float32(cut)) for cut in np.percentile(values.numpy(), PERCENTILES))
         if not high > low:
-            raise BingoError(f"{path}: the foreground is nearly constant. Remove or replace the image")
+            raise InputError(f"{path}: the foreground is nearly constant", "Remove or replace the image")
         return cls(low, high, background)
 
     def unit(self, image: Tensor) -> Tensor:

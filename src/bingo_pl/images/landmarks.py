@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError, InputError
 from bingo_pl.images.units import named_unit_mm
 from bingo_pl.storage.atomic import replacing
 from bingo_pl.storage.regular import check_regular
@@ -74,7 +74,7 @@ def read_landmarks(path: Path, space: str | None = None) -> Landmarks:
         check_regular(path)
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BingoError(f"{path}: cannot be read as text ({error}). Correct the path, or save it as UTF-8") from error
+        raise FileError(f"{path}: cannot be read as text ({error})", "Correct the path, or save it as UTF-8") from error
     name = path.name.lower()
     if name.endswith(".mrk.json"):
         return _read_markups(path, text, space)
@@ -83,8 +83,8 @@ def read_landmarks(path: Path, space: str | None = None) -> Landmarks:
     if name.endswith(".csv"):
         heading, _, body = text.partition("\n")
         return _read_table(path, heading, f"{heading}\n", body, space)
-    raise BingoError(
-        f"{path}: unknown kind of landmark file. Wanted: .csv, .fcsv or .mrk.json. Save the points as one of them"
+    raise InputError(
+        f"{path}: unknown kind of landmark file. Wanted: .csv, .fcsv or .mrk.json", "Save the points as one of them"
     )
 
 
@@ -136,9 +136,9 @@ def _read_table(path: Path, header: str, heading: str, body: str, space: str | N
     names = [name.strip().lower() for name in next(csv.reader([header]), [])]
     triple = next((triple for triple in COORDINATES if set(triple) <= set(names)), None)
     if triple is None:
-        raise BingoError(
-            f"{path}: has no columns x, y, z. Got: {', '.join(names) or 'none'}. Name the columns, separated by "
-            "commas, in the first line (.csv) or after '# columns =' (.fcsv)"
+        raise InputError(
+            f"{path}: has no columns x, y, z. Got: {', '.join(names) or 'none'}",
+            "Name the columns, separated by commas, in the first line (.csv) or after '# columns =' (.fcsv)",
         )
     space = _space(path, COORDINATES[triple], space)
     columns = tuple(names.index(name) for name in triple)
@@ -186,14 +186,17 @@ def _read_markups(path: Path, text: str, space: str | None) -> MarkupLandmarks:
             for control in _placed(markup)
         ]
         kinds = {markup["type"] for markup in document["markups"]}
+    except BingoError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BingoError(
-            f"{path}: is no markups file of Slicer ({error!r}). Save the points from Slicer again"
+        raise InputError(
+            f"{path}: is no markups file of Slicer ({error!r})", "Save the points from Slicer again"
         ) from error
     if others := sorted(kinds - set(POINT_LISTS)):
-        raise BingoError(
+        raise InputError(
             f"{path}: has markups of type {', '.join(others)}, whose shape is more than its points. "
-            f"Wanted: {', '.join(POINT_LISTS)}. Save the points as a list of their own"
+            f"Wanted: {', '.join(POINT_LISTS)}",
+            "Save the points as a list of their own",
         )
     points = [_point(path, number, *each) for number, each in enumerate(found, 1)]
     spaces, units_mm = tuple(space for _, space, _ in found), tuple(unit for _, _, unit in found)
@@ -211,7 +214,7 @@ def _unit_mm(path: Path, markup: dict[str, Any]) -> float:
     name = stated[0] if isinstance(stated, list) and stated else stated
     unit_mm = named_unit_mm(str(name))
     if unit_mm is None:
-        raise BingoError(f"{path}: has coordinates in the unit '{name}'. Wanted: mm, cm, m, um or nm. Convert them")
+        raise InputError(f"{path}: has coordinates in the unit '{name}'. Wanted: mm, cm, m, um or nm", "Convert them")
     return unit_mm
 
 
@@ -220,13 +223,13 @@ def _space(path: Path, stated: str | None, given: str | None) -> str:
     stated = OLD_NAMES.get(str(stated), stated)
     for space in (stated, given):
         if space is not None and space not in SIGNS:
-            raise BingoError(f"{path}: cannot use coordinates in '{space}'. Wanted: RAS or LPS. Convert them")
+            raise InputError(f"{path}: cannot use coordinates in '{space}'. Wanted: RAS or LPS", "Convert them")
     if stated and given and stated != given:
-        raise BingoError(f"{path}: says that its points are in {stated}, but {given} was given. Leave that out")
+        raise InputError(f"{path}: says that its points are in {stated}, but {given} was given", "Leave that out")
     space = stated or given
     if space is None:
-        raise BingoError(
-            f"{path}: does not say in which space its points are. Say it (space): RAS (nibabel) or LPS (ITK, ANTs)"
+        raise InputError(
+            f"{path}: does not say in which space its points are", "Say it (space): RAS (nibabel) or LPS (ITK, ANTs)"
         )
     return space
 
@@ -238,7 +241,7 @@ def _point(path: Path, number: int, values: object, space: str, unit_mm: float =
     except (ValueError, TypeError):
         point = np.empty(0)
     if point.shape != (3,) or not np.isfinite(point).all():
-        raise BingoError(f"{path}: point {number} is at {values}. Wanted: three numbers, in mm. Correct the file")
+        raise InputError(f"{path}: point {number} is at {values}. Wanted: three numbers, in mm", "Correct the file")
     return point * SIGNS[space] * unit_mm
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.storage.regular import is_folder
 
 FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
@@ -114,16 +114,17 @@ def modality_of(path: Path) -> str:
         BingoError: by its name the file is no image.
     """
     if is_folder(path):
-        raise BingoError(f"{path}: a folder. Name the images in it, e.g. {path}/*.nii.gz")
+        raise InputError(f"{path}: a folder", f"Name the images in it, e.g. {path}/*.nii.gz")
     role = role_of(path)
     if role in ("label", "mask"):
-        raise BingoError(
-            f"{path}: by its name a {role}. Leave it out, or give it with its image: --{role} NAME={path.name}. If it "
-            f"is an image, name its modality: MODALITY={path.name}"
+        raise InputError(
+            f"{path}: by its name a {role}",
+            f"Leave it out, or give it with its image: --{role} NAME={path.name}. If it is an image, name its "
+            f"modality: MODALITY={path.name}",
         )
     if role != "image":
-        raise BingoError(
-            f"{path}: by its name a map of {role}. Leave it out, or name its modality: MODALITY={path.name}"
+        raise InputError(
+            f"{path}: by its name a map of {role}", f"Leave it out, or name its modality: MODALITY={path.name}"
         )
     return case_and_modality(stem_of(path), channels=False)[1]
 

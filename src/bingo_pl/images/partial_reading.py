@@ -13,7 +13,7 @@ LARGEST_GZIP_RATIO = 1032
 
 
 def plain_reader(file: IO[bytes]) -> Callable[[int], bytes]:
-    """Reads the first bytes of a file, so many as it is told or as there are."""
+    """Reads the first bytes of a file, at most as many as asked for."""
 
     def first(size: int) -> bytes:
         file.seek(0)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Literal
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, InputError
 
 Severity = Literal["error", "warning", "note"]
 """error: reading, training or registration would fail; warning: it would mislead; note: fine, but good to know."""
 
 
-class Mend(Enum):
+class Fix(Enum):
     """The changes to a file that need no person's decision, in the order in which they are made."""
 
     GEOMETRY = auto()
@@ -37,17 +37,16 @@ class Problem:
     """Why it matters."""
     remedy: str
     """What a person can do."""
-    mend: Mend | None = None
-    """How `bingo check --fix` mends it; None where a person must decide."""
+    fix: Fix | None = None
+    """How `bingo check --fix` fixes it; None where a person must decide."""
 
     @classmethod
     def refused(cls, error: BingoError, path: Path, why: str) -> Problem:
-        """What another part of the program raises about a file; the last sentence of its message is the remedy."""
-        what, _, remedy = str(error).removeprefix(f"{path}: ").rpartition(". ")
-        return cls("error", what, why, remedy)
+        """What another part of the program raises about a file."""
+        return cls("error", error.what.removeprefix(f"{path}: "), why, error.remedy)
 
     def error(self, path: Path) -> BingoError:
-        return BingoError(f"{path}: {self.what}. {self.remedy}")
+        return InputError(f"{path}: {self.what}", self.remedy)
 
 
 def refuse(path: Path, *problems: Problem | None) -> None:
@@ -59,9 +58,3 @@ def refuse(path: Path, *problems: Problem | None) -> None:
 
 def found(problems: Iterable[Problem | None]) -> list[Problem]:
     return [problem for problem in problems if problem is not None]
-
-
-def some(names: Sequence[str], limit: int = 10) -> str:
-    """Names for a message, the first ``limit`` and a count."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torchio as tio
 
-from bingo_pl.errors import BingoError, BingoWarning
+from bingo_pl.errors import BingoWarning, InputError
 from bingo_pl.images.geometry import corner_distance_mm, show_mm, voxel_size_mm
 from bingo_pl.images.problems import Problem, found, refuse
 from bingo_pl.images.volume import Volume, open_volume
@@ -272,9 +272,9 @@ def stored_ids(path: Path, ids: np.ndarray, dtype: np.dtype) -> np.ndarray:
     kept = dtype if dtype.kind in "iu" and dtype.itemsize <= 4 else np.dtype(np.int32)
     limits = np.iinfo(kept)
     if ids.size and not limits.min <= ids.min() <= ids.max() <= limits.max:
-        raise BingoError(
-            f"{path}: holds label ids from {ids.min()} to {ids.max()}, wanted {limits.min} to {limits.max}. Number the "
-            "labels anew"
+        raise InputError(
+            f"{path}: holds label ids from {ids.min()} to {ids.max()}, wanted {limits.min} to {limits.max}",
+            "Renumber the labels",
         )
     return ids.astype(kept)
 

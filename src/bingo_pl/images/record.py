@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError, InputError
 from bingo_pl.images.grids import Grid
 from bingo_pl.storage.names import check_file_name
 from bingo_pl.storage.regular import check_regular
@@ -52,7 +52,7 @@ class Entry:
     """Of the image's expert with the group's, larger fits less; None where the method has no experts."""
     belongs: bool | None
     misnaming: float | None
-    """How much less it looks like its modality than like the likeliest other one; None where that cannot be told."""
+    """How much less it looks like its modality than like the likeliest other one; None where that is unknown."""
     looks_like: str | None
     """Another modality, where it clearly looks like that."""
 
@@ -80,14 +80,15 @@ def _check(what: str, name: str, path: Path, sha256: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise BingoError(
-            f"{path}: the {what} of '{name}' cannot be read ({error.strerror}). The report shows images before "
-            "registration too: put the file back where it was, or register again"
+        raise FileError(
+            f"{path}: the {what} of '{name}' cannot be read ({error.strerror})",
+            "The report shows images before registration too: put the file back where it was, or register again",
         ) from error
     if found != sha256:
-        raise BingoError(
+        raise InputError(
             f"{path}: the {what} of '{name}' has changed since it was registered (SHA-256 {found[:12]}..., was "
-            f"{sha256[:12]}...). Put the old file back, or register again"
+            f"{sha256[:12]}...)",
+            "Put the old file back, or register again",
         )
 
 
@@ -158,17 +159,18 @@ def read_record(folder: Path) -> Record:
         )
         _check_apart([*RESERVED, *(entry.name for entry in record.entries)])
     except FileNotFoundError as error:
-        raise BingoError(
-            f"{folder} is no finished registration: {RECORD} is missing. Name a folder that bingo register wrote"
+        raise FileError(
+            f"{folder} is no finished registration: {RECORD} is missing", "Name a folder that bingo register wrote"
         ) from error
     except OSError as error:
-        raise BingoError(f"{path}: cannot be read ({error.strerror}). Correct its permissions") from error
+        raise FileError(f"{path}: cannot be read ({error.strerror})", "Correct its permissions") from error
     except DAMAGES as error:
-        raise BingoError(
-            f"{path}: is damaged or from another version of bingo_pl ({type(error).__name__}: {error}). Register again"
+        raise FileError(
+            f"{path}: is damaged or from another version of bingo_pl ({type(error).__name__}: {error})",
+            "Register again",
         ) from error
     if not record.entries:
-        raise BingoError(f"{path}: names no image. Register again")
+        raise FileError(f"{path}: names no image", "Register again")
     return record
 
 

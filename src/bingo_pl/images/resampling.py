@@ -138,7 +138,7 @@ def low_passed(voxels: NDArray, source: Grid, transform: sitk.Transform, grid: G
     """Voxels (X, Y, Z) smoothed along those axes along which the target's voxels are larger than their own.
 
     A voxel of size k, in those of the source, sees what a Gaussian does whose square width is k^2 - 1. How large it is
-    is told by the mean slope of the transform over the grid. Arguments as for `resample_voxels`.
+    is given by the mean slope of the transform over the grid. Arguments as for `resample_voxels`.
     """
     middle = (np.array(grid.shape) - 1) / 2
     ends = np.array([middle + sign * axis * np.maximum(middle, 0.5) for axis in np.eye(3) for sign in (-1, 1)])

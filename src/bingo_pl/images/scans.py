@@ -15,7 +15,7 @@ import torch
 import torchio as tio
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.in_memory import Image, voxels_of
 from bingo_pl.images.intensity import Window, foreground
@@ -109,7 +109,7 @@ class Scan:
         unit = resample_image(self.grid.to_sitk(self.unit.numpy()[0]), transform, grid)
         inside = resample_mask(self.grid.to_sitk(self.mask.numpy()[0]), transform, grid)
         if not inside.any():
-            raise BingoError(f"{self.title}: nothing of it lies on the group grid. Correct its header or mask")
+            raise InputError(f"{self.title}: nothing of it lies on the group grid", "Correct its header or mask")
         return to_array(unit), inside
 
     @property
@@ -153,12 +153,13 @@ def as_pairs(images: Images) -> list[tuple[str, Source]]:
     given = images.items() if isinstance(images, Mapping) else images
     pairs: list[Any] = list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
-        raise BingoError(
-            "the images do not say what they are. Wanted: {modality: image}, or pairs (modality, image) where there "
-            "are several of one, e.g. [('t1', 'a.nii.gz'), ('t1', 'b.nii.gz')]"
+        raise InputError(
+            "the images do not say what they are",
+            "Wanted: {modality: image}, or pairs (modality, image) where there "
+            "are several of one, e.g. [('t1', 'a.nii.gz'), ('t1', 'b.nii.gz')]",
         )
     if not pairs:
-        raise BingoError("no image to register. Give MODALITY=FILE for each image, e.g. t1=a.nii.gz t2=b.nii.gz")
+        raise InputError("no image to register", "Give MODALITY=FILE for each image, e.g. t1=a.nii.gz t2=b.nii.gz")
     return pairs
 
 
@@ -240,11 +241,14 @@ def check_dimensions(scans: Sequence[Scan], dims: int) -> None:
             continue
         found = f"{scan.title} is {scan.dims}D, {scan.image.spatial_shape} voxels"
         if scans[0].dims == dims:
-            raise BingoError(
+            raise InputError(
                 f"{found}, but {scans[0].title} is {dims}D, {scans[0].image.spatial_shape} voxels: a group is of "
-                "slices or of volumes. Leave one of them out, or extract the slice"
+                "slices or of volumes",
+                "Leave one of them out, or extract the slice",
             )
-        raise BingoError(f"{found}, but the model registers {dims}D images. Use a {scan.dims}D model or other images")
+        raise InputError(
+            f"{found}, but the model registers {dims}D images", f"Use a {scan.dims}D model or other images"
+        )
 
 
 def group_grid(scans: Sequence[Scan], stages: Sequence[NDArray], spacing_mm: float, dims: int, stride: int) -> Grid:
@@ -295,11 +299,12 @@ def grid_around(
     low, high = np.concatenate(corners).min(0), np.concatenate(corners).max(0)
     extent = ((high - low) / step)[:dims]
     if np.ndim(spacing_mm) == 0 and wanted.min() > 0 and extent.max() < FEWEST_VOXELS:
-        raise BingoError(
+        raise InputError(
             f"the images show {extent.max() * wanted.max():.2g} mm, {extent.max():.2g} of the {wanted.max():g} mm "
-            "voxels that the model was trained on: nothing would be left of them. Correct the unit or the voxel size "
+            "voxels that the model was trained on: nothing would be left of them",
+            "Correct the unit or the voxel size "
             "in their headers, or their masks, if these are wrong; else train a model for images of this size "
-            "(data.spacing_mm)"
+            "(data.spacing_mm)",
         )
     shape = np.ones(3, int)
     shape[:dims] = np.maximum(np.ceil(((high - low) / step)[:dims].round(6) / stride).astype(int), 1) * stride

@@ -15,7 +15,7 @@ import numpy as np
 import torchio as tio
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.in_memory import parts_of
 from bingo_pl.images.naming import modality_of
@@ -63,7 +63,7 @@ class Series:
         """
         count = count_volumes(source)
         if count > MOST:
-            raise BingoError(f"{_title(modality, source)}: {count} volumes, NIfTI holds {MOST}. Split the file")
+            raise InputError(f"{_title(modality, source)}: {count} volumes, NIfTI holds {MOST}", "Split the file")
         read = None if values is None else read_values(values)
         if read is None:
             width = len(str(count - 1))
@@ -72,13 +72,10 @@ class Series:
             tags = [f"{value:.12g}" if isinstance(value, float) else value for value in read]
         if len(tags) != count:
             lost = isinstance(values, (str, Path)) and not is_file(Path(values)) and len(tags) == 1
-            raise BingoError(
+            raise InputError(
                 f"{_title(modality, source)}: {count} volumes but {len(tags)} values"
-                + (
-                    f", since there is no file {values}. Correct its path"
-                    if lost
-                    else ". Give one value for each volume"
-                )
+                + (f", since there is no file {values}" if lost else ""),
+                "Correct its path" if lost else "Give one value for each volume",
             )
         names = tuple(names_of(f"{modality}_{tag}" for tag in tags))
         kept = None if read is None else tuple(read)
@@ -167,13 +164,13 @@ def find(pairs: Sequence[tuple[str, Source]], values: Values | None = None) -> S
     fourth = [(modality, source) for modality, source in pairs if count_volumes(source) > 1]
     if not fourth:
         if values is not None:
-            raise BingoError("values name the volumes of a 4D image, but none was given. Leave them out")
+            raise InputError("values name the volumes of a 4D image, but none was given", "Leave them out")
         return None
     modality, source = fourth[0]
     if len(pairs) > 1:
-        raise BingoError(
-            f"{_title(modality, source)}: holds {count_volumes(source)} volumes, which are a group of their own. "
-            "Register it alone, or split it into one file per volume to register those with other images"
+        raise InputError(
+            f"{_title(modality, source)}: holds {count_volumes(source)} volumes, which are a group of their own",
+            "Register it alone, or split it into one file per volume to register those with other images",
         )
     return Series.of(modality, source, values)
 
@@ -228,7 +225,7 @@ def read_values(values: Values) -> list[float | str]:
                 text = path.read_text("utf-8-sig")
             except (OSError, ValueError) as error:
                 why = "it is no text" if isinstance(error, UnicodeError) else error
-                raise BingoError(f"{path}: the values cannot be read ({why}). Give them as 100,180,260") from error
+                raise FileError(f"{path}: the values cannot be read ({why})", "Give them as 100,180,260") from error
         else:
             text = values
         words: list[float | str] = [_number(word) for word in re.split(r"[\s,;]+", text.strip()) if word]
@@ -238,7 +235,7 @@ def read_values(values: Values) -> list[float | str]:
         words = [_number(str(value)) for value in values]
     for word in words:
         if isinstance(word, float) and not math.isfinite(word):
-            raise BingoError(f"a volume's value is {word}: wanted finite numbers, or words. Correct it")
+            raise InputError(f"a volume's value is {word}: wanted finite numbers, or words", "Correct it")
     return words
 
 
@@ -281,8 +278,8 @@ def _volumes(source: Path) -> Iterator[tuple[NDArray, nib.spatialimages.SpatialI
         for number in range(image.shape[SPACE]):
             yield np.asanyarray(image.dataobj[..., number]), image
     except UNREADABLE as error:
-        raise BingoError(
-            f"{source}: cannot be read, the file is damaged ({error}). Copy or convert it again"
+        raise FileError(
+            f"{source}: cannot be read, the file is damaged ({error})", "Copy or convert it again"
         ) from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError, reason_of
+from bingo_pl.errors import FileError, InputError, reason_of
 from bingo_pl.images.grids import LPS, Grid
 from bingo_pl.images.units import in_mm, nifti_unit_mm
 from bingo_pl.images.volume import UNREADABLE
@@ -133,20 +133,20 @@ def read_transform(path: Path) -> sitk.Transform:
         BingoError: the file is missing, damaged, or no such transform.
     """
     if not is_file(path):
-        raise BingoError(f"{path}: no such file. Wanted: a transform, .h5 or .nii.gz. Correct the path")
+        raise FileError(f"{path}: no such file. Wanted: a transform, .h5 or .nii.gz", "Correct the path")
     try:
         transform = (
             _read_field(path) if path.name.lower().endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path))
         )
     except UNREADABLE as error:
-        raise BingoError(
-            f"{path}: cannot be read, the file is damaged or no transform ({reason_of(error)}). Copy it again, or "
-            "repeat the registration"
+        raise FileError(
+            f"{path}: cannot be read, the file is damaged or no transform ({reason_of(error)})",
+            "Copy it again, or repeat the registration",
         ) from error
     if transform.GetDimension() != 3:
-        raise BingoError(
-            f"{path}: is a transform of {transform.GetDimension()}D points, wanted 3D (2D images are one voxel thick). "
-            "Use the transforms that bingo register wrote"
+        raise InputError(
+            f"{path}: is a transform of {transform.GetDimension()}D points, wanted 3D (2D images are one voxel thick)",
+            "Use the transforms that bingo register wrote",
         )
     return transform
 
@@ -166,13 +166,13 @@ def read_linear(path: Path) -> NDArray[np.float64]:
     """
     transform = read_transform(path)
     if not transform.IsLinear():
-        raise BingoError(f"{path}: is not linear. Wanted: a rigid or affine transform. Give that part of it alone")
+        raise InputError(f"{path}: is not linear. Wanted: a rigid or affine transform", "Give that part of it alone")
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
     matrix = np.eye(4)
     matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()], 1)
     matrix[:3, 3] = origin
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < LEAST_VOLUME:
-        raise BingoError(f"{path}: has no inverse: it makes a plane, a line or a point of space. Give another one")
+        raise InputError(f"{path}: has no inverse: it makes a plane, a line or a point of space", "Give another one")
     result: NDArray[np.float64] = LPS @ matrix @ LPS
     return result
 

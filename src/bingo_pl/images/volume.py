@@ -31,7 +31,7 @@ from bingo_pl.images.geometry import (
     without_shear,
 )
 from bingo_pl.images.partial_reading import LARGEST_GZIP_RATIO, gzip_reader, plain_reader
-from bingo_pl.images.problems import Mend, Problem, found
+from bingo_pl.images.problems import Fix, Problem, found
 from bingo_pl.images.units import in_mm, named_unit_mm, nifti_unit_mm, nrrd_units
 from bingo_pl.memory import shortage
 
@@ -167,8 +167,8 @@ def _open_nifti(path: Path, series: bool) -> Volume:
     affine, form, geometry = _geometry(header, unit_mm)
     spacing = _voxel_size(raw, header.get_data_shape(), unit_mm)
     geometry_problems = found([spacing, geometry])
-    if (spacing and form != "sform") or (geometry and not geometry.mend):  # no geometry in it that could be trusted
-        geometry_problems = [replace(problem, mend=None) for problem in geometry_problems]
+    if (spacing and form != "sform") or (geometry and not geometry.fix):  # no geometry in it that could be trusted
+        geometry_problems = [replace(problem, fix=None) for problem in geometry_problems]
     nifti = Nifti(content[:end], raw, header, len(content) > end, form, unit_mm, affine)
     stored = np.asanyarray(ArrayProxy(io.BytesIO(nifti.content), header))
     return _volume(path, geometry_problems, stored, affine, nifti, series)
@@ -249,7 +249,7 @@ def _voxel_size(raw: nib.Nifti1Header, shape: tuple[int, ...], unit_mm: float) -
         f"the voxel size (pixdim) is {sizes.tolist()} mm, but must be positive",
         "programs measure lengths with it, and each repairs it in its own way",
         "Correct the header",
-        Mend.GEOMETRY,
+        Fix.GEOMETRY,
     )
 
 
@@ -277,13 +277,13 @@ def _geometry(header: nib.Nifti1Header, unit_mm: float) -> tuple[np.ndarray, str
 def _usable(affine: np.ndarray) -> Problem | None:
     """Of the one geometry of a format that holds no other."""
     reason = invalid(affine)
-    return _unusable(affine, "geometry", reason, (1, 1, 1), mendable=False) if reason else None
+    return _unusable(affine, "geometry", reason, (1, 1, 1), fixable=False) if reason else None
 
 
-def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...], mendable: bool = True) -> Problem:
+def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...], fixable: bool = True) -> Problem:
     """A shear that moves no corner by more than half a voxel can be taken out: labels may be off by as much."""
     small = (
-        mendable
+        fixable
         and reason == "sheared"
         and (corner_distance_mm(affine, without_shear(affine), shape) <= voxel_size_mm(affine).min() / 2)
     )
@@ -294,7 +294,7 @@ def _unusable(affine: np.ndarray, form: str, reason: str, shape: tuple[int, ...]
         if reason != "sheared"
         else "ITK programs (SimpleITK, ANTs, elastix, Slicer) refuse it: their axes are perpendicular",
         "Correct the header or resample the image",
-        Mend.GEOMETRY if small else None,
+        Fix.GEOMETRY if small else None,
     )
 
 
@@ -307,7 +307,7 @@ def _disagreement(distance: float, form: str, sform: np.ndarray, sform_code: int
         f"other programs see the image elsewhere: of this file ITK programs (SimpleITK, ANTs, elastix, Slicer) take "
         f"the {itk}, nibabel and FSL the sform",
         "Find out which one is right, e.g. by an overlay on another image of the patient, and set both to it",
-        Mend.GEOMETRY,
+        Fix.GEOMETRY,
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError, InputError
 from bingo_pl.images.record import sha256_of
 from bingo_pl.storage.atomic import LEFTOVER, check_place, check_unused
 from bingo_pl.storage.folders import recover
@@ -46,7 +46,7 @@ def check_output(folder: Path, overwrite: bool, record: str, inputs: Iterable[Pa
         return
     for path in inputs:
         if path.resolve().is_relative_to(folder.resolve()):
-            raise BingoError(f"{folder} holds {path}, which is read. Name another output")
+            raise InputError(f"{folder} holds {path}, which is read", "Name another output")
     listed = _listed(folder / record)
     folders = {parent for name in listed for parent in (folder / name).parents}
     for path in sorted(folder.rglob("*")):
@@ -75,4 +75,4 @@ def _listed(path: Path) -> dict[str, str]:
 
 
 def _not_ours(folder: Path, why: str) -> BingoError:
-    return BingoError(f"{folder} is not overwritten: {why}. Move what you need elsewhere, or name another folder")
+    return FileError(f"{folder} is not overwritten: {why}", "Move what you need elsewhere, or name another folder")

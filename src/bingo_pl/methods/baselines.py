@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from bingo_pl import seeding
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError, DivergenceError
+from bingo_pl.errors import DivergenceError, InputError
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.losses import Similarity, voxel_share
 from bingo_pl.methods.priors import group_bending
-from bingo_pl.methods.registrar import Registrar, Registration
+from bingo_pl.methods.registrar import Registrar, Registration, Result
 from bingo_pl.spatial import Shape, compose, integrate, integrate_all, resize, resize_displacement
 
 SMALLEST_LEVEL = 4
@@ -44,8 +45,8 @@ class RefinedRegistration(VelocityRegistration):
     """What the trained method made of the groups."""
 
 
-class SimilarityRegistrar(Registrar):
-    """A method of one velocity an image that minimises a similarity of the registered images.
+class SimilarityRegistrar(Registrar[Result]):
+    """A method that minimises a similarity of the registered images, and the bending energy of what it bends them by.
 
     Args:
         similarity: what is minimised.
@@ -57,14 +58,22 @@ class SimilarityRegistrar(Registrar):
         self.similarity = similarity
         self.squarings = squarings
 
-    def loss(
-        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """``similarity``, a mean over groups, and ``bending``, N times the velocities' bending energy."""
-        assert isinstance(result, VelocityRegistration)
+    def loss(self, batch: GroupBatch, result: Result, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """``similarity``, a mean over groups, and ``bending``, N times the bending energy of `bent`."""
         share = voxel_share(batch.shape)
         similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
-        return {"similarity": similarity.mean(), "bending": group_bending(result.velocity) / batch.groups}
+        return {"similarity": similarity.mean(), "bending": group_bending(self.bent(result)) / batch.groups}
+
+    @abstractmethod
+    def bent(self, result: Result) -> Tensor:
+        """(B, N, D, *s) velocities or displacements whose bending energy is charged."""
+
+
+class VelocityRegistrar(SimilarityRegistrar[VelocityRegistration]):
+    """A method of one velocity an image."""
+
+    def bent(self, result: VelocityRegistration) -> Tensor:
+        return result.velocity
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,9 @@ class Descent:
             value = energy(_without_mean(velocity))
             if not value.isfinite():
                 raise DivergenceError(
-                    f"the optimisation diverged: its energy is {value:g}. Use a lower learning rate (iterative."
-                    f"learning_rate, refine.learning_rate; here {self.learning_rate:g})"
+                    f"the optimisation diverged: its energy is {value:g}",
+                    "Use a lower learning rate (iterative."
+                    f"learning_rate, refine.learning_rate; here {self.learning_rate:g})",
                 )
             # A sum over voxels, so that slopes do not depend on their number.
             (start.shape[3:].numel() * value).backward()
@@ -101,8 +111,8 @@ class Descent:
         return _without_mean(velocity.detach())
 
 
-class Iterative(SimilarityRegistrar):
-    """Minimises the similarity of each group anew, from coarse to fine images. It has nothing to train.
+class Iterative(VelocityRegistrar):
+    """Minimises the similarity of each group separately, from coarse to fine images. It has nothing to train.
 
     Args:
         similarity: what is minimised.
@@ -156,8 +166,9 @@ class Iterative(SimilarityRegistrar):
         return similarity + self.stiffness / stride**2 * group_bending(velocity)
 
 
-class Refined(SimilarityRegistrar):
-    """Improves what a trained method gives for each group anew: phi = phi_start o exp(w), w of least dissimilarity.
+class Refined(VelocityRegistrar):
+    """Improves what a trained method gives, for each group separately: phi = phi_start o exp(w), w of least
+    dissimilarity
 
     The weights of the method stay as they are. A composition keeps the map a diffeomorphism and knows its inverse.
 
@@ -221,7 +232,7 @@ class Refined(SimilarityRegistrar):
         return self.start.explain(batch, result)
 
 
-class Amortised(SimilarityRegistrar):
+class Amortised(VelocityRegistrar):
     """Trains a network to give the velocities of complete groups: one image of each modality.
 
     Args:
@@ -251,15 +262,17 @@ class Amortised(SimilarityRegistrar):
         wanted = list(range(self.network.modalities))
         for name, modalities in zip(batch.names, batch.modalities.tolist(), strict=True):
             if sorted(modalities) != wanted:
-                raise BingoError(
+                raise InputError(
                     f"group '{name}' has images of modalities {modalities}, but the network takes exactly one of each "
-                    f"of {wanted}. Register complete groups (no data.images_per_step), or use BInGo or an iterative "
-                    "method, which take any group."
+                    f"of {wanted}",
+                    "Register complete groups (no data.images_per_step), or use BInGo or an iterative "
+                    "method, which take any group",
                 )
         if any(size % self.network.stride for size in batch.shape):
-            raise BingoError(
+            raise InputError(
                 f"image size {tuple(batch.shape)} is not divisible by {self.network.stride}, the network's coarsest "
-                "stride. Pad or crop the images (data.roi)."
+                "stride",
+                "Pad or crop the images (data.roi)",
             )
 
 
@@ -271,9 +284,10 @@ def image_pyramid(images: Tensor, levels: int) -> list[Tensor]:
     """
     shape = tuple(images.shape[3:])
     if min(shape) / 2 ** (levels - 1) < SMALLEST_LEVEL:
-        raise BingoError(
+        raise InputError(
             f"images of {shape} voxels are too small for {levels} pyramid levels: the coarsest would have fewer than "
-            f"{SMALLEST_LEVEL} voxels along an axis. Use fewer levels (iterative.levels)."
+            f"{SMALLEST_LEVEL} voxels along an axis",
+            "Use fewer levels (iterative.levels)",
         )
     pyramid = [images]
     for _ in range(levels - 1):

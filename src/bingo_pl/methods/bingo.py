@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.losses import Similarity, voxel_share
 from bingo_pl.methods.networks import Decoder, DomainNorm, Encoder, VelocityHead, in_windows
 from bingo_pl.methods.posterior import ExpertSums, Gaussian, expert, kl_divergence
@@ -48,7 +48,7 @@ class BingoRegistration(Registration):
     """q(v^l | x, v^<l), coarsest level first; (B, N, D, *s) in voxels of the level's own grid."""
 
 
-class Bingo(Registrar):
+class Bingo(Registrar[BingoRegistration]):
     """The hierarchical VAE.
 
     Args:
@@ -205,7 +205,7 @@ class Bingo(Registrar):
         return self.transform([-velocity for velocity in reversed(velocities)], shape)
 
     def loss(
-        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
+        self, batch: GroupBatch, result: BingoRegistration, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The terms of the negative ELBO, Eq. (2) and (3): ``reconstruction``, ``kl_velocity`` and ``kl_structure``.
 
@@ -213,7 +213,6 @@ class Bingo(Registrar):
         displacements: the prior of the velocities alone lets a similarity bend images until they share more than they
         do when they are aligned.
         """
-        assert isinstance(result, BingoRegistration)
         order = DomainOrder.of(batch.modalities, self.modalities)
         experts = [order.unsort_all(q) for q in self.experts(batch, result, order)]
         posteriors = [ExpertSums.of(q).posterior() for q in experts]
@@ -287,10 +286,10 @@ class Bingo(Registrar):
     def check_shape(self, shape: Shape) -> None:
         """Raises `BingoError` where images of spatial ``shape`` do not fit the network."""
         if len(shape) != self.dims or any(size % self.stride for size in shape):
-            raise BingoError(
+            raise InputError(
                 f"image size {tuple(shape)} does not fit the network: wanted {self.dims} sizes divisible by its "
-                f"coarsest stride, {self.stride}. Pad or crop the images (data.roi), or use fewer scales "
-                "(model.channels)"
+                f"coarsest stride, {self.stride}",
+                "Pad or crop the images (data.roi), or use fewer scales (model.channels)",
             )
 
 
@@ -298,7 +297,7 @@ def bounded(log_variance: Tensor) -> Tensor:
     """Within `LARGEST_LOG_VARIANCE`.
 
     Beyond, with the gradient of what is within where that leads back, or nothing would; else with none, or the network
-    would go on to ever larger numbers, and what it says of grids that it was not trained on would be larger still.
+    would continue to ever larger numbers, and what it says of grids that it was not trained on would be larger still.
     """
     bound: Tensor = _Bounded.apply(log_variance)
     return bound
@@ -323,10 +322,10 @@ def _expert_through(features: Tensor, displacement: Tensor | None) -> Gaussian:
 
 def _check_architecture(channels: Sequence[int], velocity_scales: Sequence[int]) -> None:
     if not channels or any(width < 2 or width % 2 for width in channels):
-        raise BingoError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
+        raise InputError(f"model.channels={[*channels]}: wanted even widths, half are means and half variances")
     falling = all(a >= b for a, b in itertools.pairwise(velocity_scales))
     if not velocity_scales or not falling or not 0 <= velocity_scales[-1] <= velocity_scales[0] < len(channels):
-        raise BingoError(
+        raise InputError(
             f"model.velocity_scales={[*velocity_scales]}: wanted numbers that do not rise, from "
             f"{len(channels) - 1} (the coarsest of model.channels) to 0"
         )

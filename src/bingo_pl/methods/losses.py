@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bingo_pl import plugins
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.similarity import BINS, ape, cte, em_posterior, sample_voxels, x_coreg
 from bingo_pl.plugins import find
 from bingo_pl.spatial import Shape, warp
@@ -70,7 +70,7 @@ class Similarity:
     def __post_init__(self) -> None:
         _function(self.name)
         if self.bins < 2:
-            raise BingoError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
+            raise InputError(f"a similarity of {self.bins} bins: wanted at least 2 (similarity.bins)")
 
     def __call__(self, images: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Of registered images (B, N, 1, *S) over their overlap (B, 1, 1, *S): (B,), to be minimised.

@@ -39,8 +39,8 @@ class FreeFormRegistration(Registration):
     """f (B, N, D, *S) in voxels."""
 
 
-class IterativePopulation(SimilarityRegistrar):
-    """Minimises the similarity of each group anew over rigid maps, then affine ones, then free-form deformations.
+class IterativePopulation(SimilarityRegistrar[FreeFormRegistration]):
+    """Minimises the similarity of each group separately over rigid maps, then affine ones, then free-form deformations.
 
     Each stage starts from the result of the one before and goes from coarse to fine images. The parameters' means over
     a group are removed, so that the common space stays in the middle. The paper's baselines on Learn2Reg.
@@ -93,14 +93,8 @@ class IterativePopulation(SimilarityRegistrar):
             free_form=free_form,
         )
 
-    def loss(
-        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """``similarity``, a mean over groups, and ``bending``, N times the free-form deformations' bending energy."""
-        assert isinstance(result, FreeFormRegistration)
-        share = voxel_share(batch.shape)
-        similarity = self.similarity.of_registered(batch.images, result.displacement, share, generator)
-        return {"similarity": similarity.mean(), "bending": group_bending(result.free_form) / batch.groups}
+    def bent(self, result: FreeFormRegistration) -> Tensor:
+        return result.free_form
 
     def _free_form(self, points: Tensor, shape: Shape) -> Tensor:
         """Displacements (B, N, D, *S) of control points (B, N, D, *n)."""

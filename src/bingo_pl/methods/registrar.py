@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,31 +42,33 @@ def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
     return replace(value, **parts)
 
 
-class Registrar(nn.Module, ABC):
+Result = TypeVar("Result", bound=Registration)
+"""What a method makes of a batch: a `Registration`, which may hold more than displacements."""
+
+
+class Registrar(nn.Module, ABC, Generic[Result]):
     """A groupwise registration method."""
 
     own_terms: ClassVar[tuple[str, ...]] = ()
     """Terms of its loss that no method of ours has; each has the weight ``weights.<name>``, 0 where it is not set."""
 
     @abstractmethod
-    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> Registration:
+    def forward(self, batch: GroupBatch, generator: torch.Generator | None = None) -> Result:
         """Register.
 
         Args:
-            batch: the groups; neither labels nor truth are looked at.
+            batch: the groups; neither labels nor ground truth are looked at.
             generator: draws the random numbers of training; None gives the deterministic result.
         """
 
     @abstractmethod
-    def loss(
-        self, batch: GroupBatch, result: Registration, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: GroupBatch, result: Result, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The terms to minimise, by name, unweighted scalars."""
 
     def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once, by what it does; roles can learn at rates of their own."""
         return {"network": list(self.parameters())}
 
-    def explain(self, batch: GroupBatch, result: Registration) -> dict[str, Tensor]:
+    def explain(self, batch: GroupBatch, result: Result) -> dict[str, Tensor]:
         """Pictures of what the method saw, by title: (B, N, C, *s) per image or (B, 1, C, *s) per group."""
         return {}

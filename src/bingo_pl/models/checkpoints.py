@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError
 from bingo_pl.plugins import check_trusted
 from bingo_pl.storage import sealed
 from bingo_pl.storage.regular import is_file
@@ -45,7 +45,7 @@ def read_weights(checkpoint: Path) -> tuple[Config, Mapping[str, Tensor]]:
 def read_whole(checkpoint: Path) -> dict[str, Any]:
     """All that a checkpoint holds, its digest checked; raises as `read_weights`."""
     if not is_file(checkpoint):
-        raise BingoError(f"no checkpoint at {checkpoint}. Runs keep theirs in runs/<name>/checkpoints/")
+        raise FileError(f"no checkpoint at {checkpoint}", "Runs keep theirs in runs/<name>/checkpoints/")
     try:
         content = sealed.load(checkpoint)
     except sealed.DamagedFileError as error:
@@ -69,7 +69,7 @@ def _is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _foreign(checkpoint: Path, why: str) -> BingoError:
-    return BingoError(
-        f"{checkpoint} is not a checkpoint written by bingo_pl, or damaged ({why}). Copy it again, or take another one "
-        "of the run (best.ckpt, last.ckpt)"
+    return FileError(
+        f"{checkpoint} is not a checkpoint written by bingo_pl, or damaged ({why})",
+        "Copy it again, or take another one of the run (best.ckpt, last.ckpt)",
     )

@@ -11,7 +11,7 @@ import torch
 from bingo_pl import config as settings
 from bingo_pl.config import Config
 from bingo_pl.device import device_of
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.models import ready_model, registry
@@ -74,9 +74,10 @@ class Model:
             BingoError: another method, which needs the whole group at once.
         """
         if not isinstance(self.registrar, Bingo):
-            raise BingoError(
+            raise InputError(
                 f"method={self.config.method} with refine.steps={self.config.refine.steps} cannot register a group in "
-                "parts; wanted method=bingo without refinement. Register the group in memory, or take a BInGo model"
+                "parts; wanted method=bingo without refinement",
+                "Register the group in memory, or take a BInGo model",
             )
         return self.registrar
 
@@ -90,9 +91,10 @@ class Model:
         if ready_model.takes_any(self.config):
             return 0
         if modality not in known:
-            raise BingoError(
-                f"the model does not know the modality '{modality}'. It was trained on {', '.join(known)}: name one of "
+            raise InputError(
+                f"the model does not know the modality '{modality}'",
+                f"It was trained on {', '.join(known)}: name one of "
                 "them if the image is like it, train a model with this modality, or take the ready model, which "
-                "registers any (no checkpoint)"
+                "registers any (no checkpoint)",
             )
         return known.index(modality)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.models import registry
 from bingo_pl.plugins import check_trusted
@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent
 """Where the package keeps its models."""
 HEADER = "bingo_pl"
 """The file's one entry of metadata, JSON; several would be written in an order of chance."""
-MEND = "Copy it again, or make it: `make model`"
+REMEDY = "Copy it again, or make it: `make model`"
 
 
 def takes_any(config: Config) -> bool:
@@ -65,10 +65,11 @@ def load(dims: int) -> tuple[Registrar, Config]:
     """
     path = location(dims)
     if not path.is_file():
-        raise BingoError(
-            f"there is no ready {dims}D model at {path}. Name a model that was trained on images like yours: "
+        raise FileError(
+            f"there is no ready {dims}D model at {path}",
+            "Name a model that was trained on images like yours: "
             "runs/<name>/checkpoints/best.ckpt, or make one: "
-            f"`python -m bingo_pl.training.make_model {dims}`"
+            f"`python -m bingo_pl.training.make_model {dims}`",
         )
     return read(path)
 
@@ -81,11 +82,12 @@ def read(path: Path) -> tuple[Registrar, Config]:
             header = dict(json.loads((file.metadata() or {}).get(HEADER, "{}")))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise BingoError(f"{path} is no model, or damaged ({error}). {MEND}") from error
+        raise FileError(f"{path} is no model, or damaged ({error})", REMEDY) from error
     if header.keys() != {"config", "card", "sha256"} or header.get("sha256") != digest(weights):
-        raise BingoError(
+        raise FileError(
             f"{path} is not as bingo_pl wrote it: settings are missing or the weights do not have the SHA-256 of the "
-            f"header. {MEND}"
+            "header",
+            REMEDY,
         )
     check_trusted(header["config"], path)
     config = settings.from_tree(header["config"])

@@ -15,7 +15,7 @@ from bingo_pl.alignment.optimisation import Level
 from bingo_pl.alignment.registrar import Intrinsic
 from bingo_pl.alignment.similarity import Combined, Edges, Experts
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 from bingo_pl.methods.attention_unet import AttResUNet
 from bingo_pl.methods.baselines import Amortised, Descent, Iterative, Refined
 from bingo_pl.methods.bingo import Bingo, Taught
@@ -46,7 +46,8 @@ def bingo(config: Config, kind: type[Bingo] = Bingo) -> Bingo:
 
 
 def _taught(config: Config) -> Taught:
-    """By the truth of a misalignment; or with noise, by the likelihood of the images, which knows no such limit."""
+    """By the ground truth of a misalignment; or with noise, by the likelihood of the images, which knows no such
+    limit."""
     data, reach = config.data, 0.0
     if config.weights.truth:
         # Of the linear part, normal draws of a shift and of D entries of a matrix, two standard deviations.
@@ -94,9 +95,9 @@ def build(config: Config) -> Registrar:
     """
     registrar = find("method", config.method, METHODS, plugins.METHODS)(config)
     if not isinstance(registrar, Registrar):
-        raise BingoError(
-            f"method={config.method} makes a {type(registrar).__name__}, wanted a bingo_pl Registrar. "
-            "Name a class of it, or a function that takes the settings and returns one"
+        raise InputError(
+            f"method={config.method} makes a {type(registrar).__name__}, wanted a bingo_pl Registrar",
+            "Name a class of it, or a function that takes the settings and returns one",
         )
     for name in config.weights.own:
         if name not in registrar.own_terms:
@@ -150,9 +151,9 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
     if not refine.steps:
         return registrar
     if not trainable(registrar):
-        raise BingoError(
-            f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already. "
-            "Set refine.steps=0 and iterative.steps, or refine a trained method"
+        raise InputError(
+            f"refine.steps={refine.steps}, but method '{config.method}' is not trained: it optimises already",
+            "Set refine.steps=0 and iterative.steps, or refine a trained method",
         )
     similarity = Similarity(refine.similarity, config.similarity.bins)
     descent = Descent(refine.learning_rate, refine.steps)
@@ -162,14 +163,15 @@ def refined(registrar: Registrar, config: Config) -> Registrar:
 def _intrinsic(registrar: Registrar, config: Config) -> Intrinsic:
     own = config.intrinsic
     if config.refine.steps:
-        raise BingoError(
+        raise InputError(
             f"intrinsic.steps={own.steps} and refine.steps={config.refine.steps}: both improve the result for each "
-            "group. Set one of them to 0"
+            "group",
+            "Set one of them to 0",
         )
     if not isinstance(registrar, Bingo):
-        raise BingoError(
-            f"intrinsic.steps={own.steps}, but method '{config.method}' has no experts to compare images by. Set "
-            "method=bingo, or intrinsic.steps=0"
+        raise InputError(
+            f"intrinsic.steps={own.steps}, but method '{config.method}' has no experts to compare images by",
+            "Set method=bingo, or intrinsic.steps=0",
         )
     experts = Experts(registrar, range(registrar.dims) if own.mirrored else ())
     similarity = Combined([(experts, 1.0), (Edges(), own.edges)]) if own.edges else experts

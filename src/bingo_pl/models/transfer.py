@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.bingo import Bingo
 from bingo_pl.methods.registrar import Registrar
 from bingo_pl.models import ready_model
@@ -32,7 +32,7 @@ def start_from(registrar: Registrar, source: str) -> None:
         BingoError: not BInGo, no such weights, weights that are not finite, or of a network that differs otherwise.
     """
     if not isinstance(registrar, Bingo):
-        raise BingoError(f"trainer.start={source} is for method bingo. Leave it out")
+        raise InputError(f"trainer.start={source} is for method bingo", "Leave it out")
     own = registrar.state_dict()
     given = _weights(source)
     check_finite(given, f"trainer.start={source}")
@@ -41,10 +41,11 @@ def start_from(registrar: Registrar, source: str) -> None:
         if all(adapted[name].shape == own[name].shape for name in own):
             registrar.load_state_dict(adapted)
             return
-    raise BingoError(
-        f"trainer.start={source}: a network of {len(given)} tensors does not fit this one of {len(own)}. Wanted the "
+    raise InputError(
+        f"trainer.start={source}: a network of {len(given)} tensors does not fit this one of {len(own)}",
+        "Wanted the "
         "same model.channels and model.head_depth, the same model.velocity_scales or the first of them, the same "
-        "modalities or one for all, and the same number of dimensions or 2 for 3"
+        "modalities or one for all, and the same number of dimensions or 2 for 3",
     )
 
 

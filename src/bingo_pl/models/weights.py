@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bingo_pl.errors import BingoError, DivergenceError
+from bingo_pl.errors import DivergenceError, FileError, InputError, some
 from bingo_pl.models.checkpoints import PROVENANCE
 from bingo_pl.storage.sealed import nonfinite
 
@@ -29,9 +29,9 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -
     """
     check_finite(weights, source)
     if problems := _misfits(module.state_dict(), weights):
-        raise BingoError(
-            f"the weights in {source} are not those of this network: {'; '.join(problems)}. The file was changed, or "
-            "written by another version of bingo_pl: take another checkpoint, or train again"
+        raise InputError(
+            f"the weights in {source} are not those of this network: {'; '.join(problems)}",
+            "The file was changed, or written by another version of bingo_pl: take another checkpoint, or train again",
         )
     module.load_state_dict(weights)
 
@@ -39,9 +39,10 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -
 def check_finite(weights: Mapping[str, Tensor], source: Path | str) -> None:
     """Raises `BingoError` where weights of a file hold NaN or an infinity."""
     if bad := nonfinite(weights):
-        raise BingoError(
+        raise FileError(
             f"{source} holds weights that are not finite ({bad}): the training that wrote it diverged, or the file is "
-            "damaged. Take an earlier checkpoint, or train again with a lower trainer.learning_rate"
+            "damaged",
+            "Take an earlier checkpoint, or train again with a lower trainer.learning_rate",
         )
 
 
@@ -62,9 +63,9 @@ def check_resumable(task: nn.Module, optimiser: Optimizer, content: Mapping[str,
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problems = [f"its optimiser's state cannot be read ({type(error).__name__}: {error})"]
     if problems:
-        raise BingoError(
-            f"no training can be resumed from {source}: {'; '.join(problems)}. Take another checkpoint of the run, or "
-            "start a new one from its weights (trainer.start)"
+        raise InputError(
+            f"no training can be resumed from {source}: {'; '.join(problems)}",
+            "Take another checkpoint of the run, or start a new one from its weights (trainer.start)",
         )
 
 
@@ -92,7 +93,7 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str
         "not in the network": [name for name in given if name not in own],
         "of another shape": shapes,
     }
-    return [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+    return [f"{kind}: {some(names, LISTED)}" for kind, names in kinds.items() if names]
 
 
 def _misfits_of_optimiser(task: nn.Module, optimiser: Optimizer, states: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -105,10 +106,5 @@ def _misfits_of_optimiser(task: nn.Module, optimiser: Optimizer, states: Sequenc
     }
     shapes = [name for name, (parameter, x) in moments.items() if x.shape != parameter.shape]
     bad = nonfinite({name: x for name, (_, x) in moments.items()})
-    problems = [f"of another shape: the optimiser's {_listed(shapes)}"] if shapes else []
+    problems = [f"of another shape: the optimiser's {some(shapes, LISTED)}"] if shapes else []
     return [*problems, f"not finite: the optimiser's {bad}"] if bad else problems
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

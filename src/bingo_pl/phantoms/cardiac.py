@@ -87,7 +87,7 @@ class Patient:
 DRIFT_MM, BREATH_MM = 0.3, 0.4
 """Standard deviations of a slice's shift and of the smooth motion between sequences.
 
-Small, so that the misalignment that is synthesised on top, whose truth is known, is nearly all there is.
+Small, so that the misalignment that is synthesised on top, whose ground truth is known, is nearly all there is.
 """
 
 

@@ -20,7 +20,7 @@ from platformdirs import user_cache_dir
 from rich.progress import track
 from scipy.spatial.transform import Rotation
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError, FileError, InputError, unknown_name
 from bingo_pl.phantoms import abdomen as phantom_abdomen
 from bingo_pl.phantoms import anatomy as phantom_anatomy
 from bingo_pl.phantoms import brain as phantom_brain
@@ -162,7 +162,7 @@ def write_cohort(dataset: str, root: Path, subjects: int, seed: int, spacing: fl
     write, spacing = _validated(dataset, subjects, spacing)
     root.mkdir(parents=True, exist_ok=True)
     if any(root.iterdir()):
-        raise BingoError(f"{root}: a synthetic cohort needs an empty folder, got one with files. Name another one")
+        raise InputError(f"{root}: a synthetic cohort needs an empty folder, got one with files", "Name another one")
     note = README.format(dataset=dataset, subjects=subjects, seed=seed, spacing=spacing, version=VERSION)
     (root / "README.txt").write_text(note)
     for subject in track(range(1, subjects + 1), f"drawing synthetic {dataset}", transient=True):
@@ -190,10 +190,12 @@ def ensure_cohort(dataset: str, subjects: int, seed: int, spacing: float | None 
             except OSError:
                 if not root.is_dir():  # else another process was faster, and its cohort is the same
                     raise
+    except BingoError:
+        raise
     except OSError as error:
-        raise BingoError(
-            f"cannot write the phantom cohort to {root.parent}: {error.strerror or error}. Free space there, or name "
-            "another cache folder by the environment variable XDG_CACHE_HOME"
+        raise FileError(
+            f"cannot write the phantom cohort to {root.parent}: {error.strerror or error}",
+            "Free space there, or name another cache folder by the environment variable XDG_CACHE_HOME",
         ) from error
     return root
 
@@ -204,10 +206,10 @@ def _validated(dataset: str, subjects: int, spacing: float | None) -> tuple[Writ
     write, usual = DATASETS[dataset]
     spacing = usual if spacing is None else float(spacing)
     if subjects < 1:
-        raise BingoError(f"a synthetic cohort needs at least 1 subject, got {subjects}")
+        raise InputError(f"a synthetic cohort needs at least 1 subject, got {subjects}")
     if not 0.5 <= spacing <= 4:
-        raise BingoError(
-            f"the spacing of a synthetic cohort must be 0.5 to 4 mm, got {spacing}. The usual one is {usual}"
+        raise InputError(
+            f"the spacing of a synthetic cohort must be 0.5 to 4 mm, got {spacing}", f"The usual one is {usual}"
         )
     return write, spacing
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import FileError, InputError, unknown_name
 from bingo_pl.images.geometry import corner_distance_mm
 from bingo_pl.images.grids import Grid
 from bingo_pl.images.landmarks import read_landmarks, write_landmarks
@@ -79,7 +79,7 @@ def apply(
     registration, path, output = Path(registration), Path(path), Path(output)
     check_interpolation(interpolation or "linear")
     if interpolation and (labels or path.name.lower().endswith(POINTS)):
-        raise BingoError(f"interpolation {interpolation} is for images: {path} is none. Leave it out")
+        raise InputError(f"interpolation {interpolation} is for images: {path} is none", "Leave it out")
     if not overwrite:
         check_new_file(output)
     record = read_record(registration)
@@ -93,19 +93,19 @@ def apply(
     members = {name: read_member(registration, name) for name in (source, target)}
     if path.name.lower().endswith(POINTS):
         if labels:
-            raise BingoError(f"{path} holds landmarks, not a label map; leave labels out")
+            raise InputError(f"{path} holds landmarks, not a label map; leave labels out")
         suffix = next(suffix for suffix in POINTS if path.name.lower().endswith(suffix))
         if not output.name.lower().endswith(suffix):
-            raise BingoError(f"{output}: landmarks of {suffix} are written as {suffix}. Name the output so")
+            raise InputError(f"{output}: landmarks of {suffix} are written as {suffix}", "Name the output so")
         landmarks = read_landmarks(path, space)
         outside = _outside(map_points(landmarks.points_mm, members[source], TEMPLATE), record.group)
         write_landmarks(landmarks.moved(map_points(landmarks.points_mm, members[source], members[target])), output)
         _warn_of_outside(outside, console)
         return Applied(output, not len(outside) or not outside.all())
     if space is not None:
-        raise BingoError(f"space {space} is for landmarks; {path} is no file of landmarks. Leave it out")
+        raise InputError(f"space {space} is for landmarks; {path} is no file of landmarks", "Leave it out")
     if not output.name.lower().endswith(".nii.gz"):
-        raise BingoError(f"{output}: images are written as .nii.gz. Name the output so")
+        raise InputError(f"{output}: images are written as .nii.gz", "Name the output so")
     from bingo_pl.images.reading import read_voxels, stored_ids, whole_numbers  # torch, which points do not need
 
     data, affine = read_voxels(path)
@@ -147,9 +147,9 @@ def _check_replaceable(output: Path, path: Path, record: Record) -> None:
     if not output.exists() or not output.is_file() or output.is_symlink():
         check_new_file(output)
     elif output.samefile(path) or output.resolve().is_relative_to(record.folder.resolve()):
-        raise BingoError(f"{output} is read by this command and not overwritten. Name another output")
+        raise FileError(f"{output} is read by this command and not overwritten", "Name another output")
     elif output.resolve() in originals:
-        raise BingoError(f"{output} was registered in {record.folder} and is not overwritten. Name another output")
+        raise FileError(f"{output} was registered in {record.folder} and is not overwritten", "Name another output")
     check_place(output)
 
 

@@ -1,4 +1,4 @@
-"""What a registration tells while it works."""
+"""What a registration reports while it works."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 from bingo_pl.images.grids import LPS, Grid
 from bingo_pl.images.record import Record, read_record
 from bingo_pl.images.resampling import Member, map_points, pull_back
@@ -62,7 +62,7 @@ def convert(registration: Path | str, source: str, target: str, output: Path | s
     registration, output = Path(registration), Path(output)
     writer = next((write for ending, write in WRITERS.items() if output.name.lower().endswith(ending)), None)
     if writer is None:
-        raise BingoError(f"{output}: the format is told by the ending, one of {', '.join(WRITERS)}. Name the output so")
+        raise InputError(f"{output}: the ending names the format, one of {', '.join(WRITERS)}", "Name the output so")
     check_new_file(output)
     record = read_record(registration)
     writer(_side(record, source), _side(record, target), output)
@@ -96,9 +96,9 @@ def linear_map(source: Side, target: Side) -> NDArray[np.float64]:
     solution = np.linalg.lstsq(homogeneous, moved, rcond=None)[0]
     off_mm = float(np.linalg.norm(homogeneous @ solution - moved, axis=1).max())
     if off_mm > LINEAR_MM:
-        raise BingoError(
-            f"the map is deformable, up to {off_mm:.2g} mm from a linear one, which is all that this format holds. "
-            "Write FSL's warp instead (.nii.gz), or register with --transform affine"
+        raise InputError(
+            f"the map is deformable, up to {off_mm:.2g} mm from a linear one, which is all that this format holds",
+            "Write FSL's warp instead (.nii.gz), or register with --transform affine",
         )
     matrix = np.eye(4)
     matrix[:3] = solution.T

@@ -27,7 +27,7 @@ from bingo_pl.registration.registered import Registered, on_grid
 def to_batch(
     sampled: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]], scans: Sequence[Scan], grid: Grid, model: Model
 ) -> GroupBatch:
-    """Images from 0 to 1 and foregrounds (X, Y, Z) on a grid as a group: no labels, no truth."""
+    """Images from 0 to 1 and foregrounds (X, Y, Z) on a grid as a group: no labels, no ground truth."""
     shape = (len(scans), 1, *grid.shape[: model.dims])
     images, masks = (torch.from_numpy(np.stack(each)).reshape(shape)[None] for each in zip(*sampled, strict=True))
     return GroupBatch(

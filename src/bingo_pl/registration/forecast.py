@@ -1,7 +1,7 @@
 """What registering a group at its own resolution will cost on this machine: its cascade's plan, and small probes.
 
 Each piece of the work is done once, for one image or a few steps, and counted as often as the plan has it. How far the
-cascade goes is told by the images, so there are two figures: of a group that is aligned or moves rigidly, whose stages
+cascade goes depends on the images, so there are two figures: of a group that is aligned or moves rigidly, whose stages
 end at the coarse deformation, and of one that is clearly deformed, see `Plan.passes`.
 """
 

@@ -17,7 +17,7 @@ from bingo_pl.alignment.maps import Linear
 from bingo_pl.alignment.similarity import Combined, Experts, Information, Similarity
 from bingo_pl.alignment.transforms import Fields, fields_of
 from bingo_pl.alignment.volume import Picture
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.evaluation.uncertainty import hierarchical
 from bingo_pl.images.affine import Stage, overlap
 from bingo_pl.images.grids import Grid
@@ -64,9 +64,10 @@ class Space:
         to_index = np.linalg.inv(scan.grid.affine) @ self.frame
         kept = [*range(self.dims), 3]
         if self.dims == 2 and abs(scan.grid.directions[:, 2] @ self.frame[:3, 2]) < PARALLEL:
-            raise BingoError(
+            raise InputError(
                 f"{scan.title}: this slice does not lie in the plane of the first one, so no map within a plane aligns "
-                "them. Correct its header, or give slices of one plane"
+                "them",
+                "Correct its header, or give slices of one plane",
             )
         shape = scan.grid.shape[: self.dims]
         region = scan.mask.numpy()[0].reshape(shape) > 0 if scan.masked else None
@@ -161,7 +162,7 @@ def align_scans(
         transform: ``auto`` or the last stage.
         reference: the name of an image that is held still; None: none.
         initial: (4, 4) RAS mm, group to image, by the names of those images that have one.
-        tell: is told which stage is at work.
+        tell: called with the stage that is at work.
 
     Raises:
         BingoError: slices in different planes, or initial transforms that lead out of the plane or away.
@@ -185,17 +186,17 @@ def _start_of(scans: Sequence[Scan], initial: Mapping[str, NDArray[np.float64]],
     given = [np.linalg.inv(space.frame) @ initial.get(scan.name, np.eye(4)) @ space.frame for scan in scans]
     for scan, matrix in zip(scans, given, strict=True):
         if space.dims == 2 and max(np.abs(matrix[2, :2]).max(), np.abs(matrix[:2, 2]).max()) > OUT_OF_PLANE:
-            raise BingoError(
-                f"{scan.title}: its initial transform turns it out of the plane of the slices. Give one within it"
+            raise InputError(
+                f"{scan.title}: its initial transform turns it out of the plane of the slices", "Give one within it"
             )
     matrices, offsets = zip(*((m[: space.dims, : space.dims], m[: space.dims, 3]) for m in given), strict=True)
     start = Linear(torch.tensor(np.stack(matrices)).float(), torch.tensor(np.stack(offsets)).float())
     first, *others = [space.to_image(start.of(i), scan) for i, scan in enumerate(scans)]
     for scan, affine in zip(scans[1:], others, strict=True):
         if {scan.name, scans[0].name} & initial.keys() and not overlap(scans[0], scan, affine @ np.linalg.inv(first)):
-            raise BingoError(
-                f"{scan.title}: by the initial transforms, nothing of it lies on {scans[0].title}. They take points of "
-                "the group to points of an image, in LPS mm: perhaps the inverse is meant"
+            raise InputError(
+                f"{scan.title}: by the initial transforms, nothing of it lies on {scans[0].title}",
+                "They take points of the group to points of an image, in LPS mm: perhaps the inverse is meant",
             )
     return start
 
@@ -252,11 +253,13 @@ def check_spacing(scans: Sequence[Scan], spacing_mm: float) -> None:
     """
     reach = sum(float((np.array(box.shape) * box.spacing)[: scans[0].dims].max()) for box in _boxes(scans))
     if reach < FEWEST_VOXELS * spacing_mm:  # side by side they would reach so far
-        raise BingoError(f"voxels of {spacing_mm:g} mm would leave nothing of the images. Give a smaller spacing")
+        raise InputError(f"voxels of {spacing_mm:g} mm would leave nothing of the images", "Give a smaller spacing")
     for scan, box in zip(scans, _boxes(scans), strict=True):
         voxels = float(np.prod(np.array(box.shape[: scan.dims]) * box.spacing[: scan.dims] / spacing_mm))
         if short := shortage(GRID_BYTES * voxels):
-            raise BingoError(f"{scan.title} with voxels of {spacing_mm:g} mm: at least {short}. Give a larger spacing")
+            raise InputError(
+                f"{scan.title} with voxels of {spacing_mm:g} mm: at least {short}", "Give a larger spacing"
+            )
 
 
 def _boxes(scans: Sequence[Scan]) -> list[Grid]:
@@ -284,5 +287,5 @@ def native_grid(scans: Sequence[Scan], affines: Sequence[NDArray[np.float64]], s
         return grid_around(first, boxes, affines, voxel_mm[:dims], dims, stride=1)
     grid = grid_around(first, boxes, affines, voxel_mm[:dims], dims, 1, "Give a larger spacing")
     if max(grid.shape) < FEWEST_VOXELS:
-        raise BingoError(f"of the images, {grid} would be left. Give a smaller spacing")
+        raise InputError(f"of the images, {grid} would be left", "Give a smaller spacing")
     return grid

@@ -83,7 +83,7 @@ class Registered:
     belongs: bool | None = None
     misnaming: float | None = None
     """How much less it looks like its modality than like the likeliest other one, see `evaluation.appearance`; None
-    where that cannot be told."""
+    where that is unknown."""
     looks_like: str | None = None
     """The modality it looks like, where that is clearly not the one it was given as."""
     error_mm: float | None = None

@@ -87,7 +87,7 @@ def register_files(
         jacobian: write the Jacobian determinants too.
         device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         values: of the volumes of a 4D file, see `bingo_pl.register`.
-        console: where progress is told; None for silence.
+        console: where progress is reported; None for silence.
 
     Returns:
         The folder.

@@ -117,9 +117,9 @@ def judge_series(
     unexplained: Sequence[float] | None,
     plan: Plan,
 ) -> tuple[Verdict, list[bool | None]]:
-    """Judge a series by what its images explain of each other: contrast changes, so agreement alone accuses nobody.
+    """Judge a series by what its images explain of each other: contrast changes, so agreement alone flags nobody.
 
-    An image is accused only where it is not dark, agrees with none and is not explained, in a series most of which is.
+    An image is flagged only where it is not dark, agrees with none and is not explained, in a series most of which is.
 
     Args:
         scans: the images, in the intensities of the series.
@@ -129,7 +129,7 @@ def judge_series(
         plan: of the alignment.
 
     Returns:
-        The verdict, and whether each image belongs to the series; None where that cannot be told.
+        The verdict, and whether each image belongs to the series; None where that is unknown.
     """
     if unexplained is None:
         return Verdict(), [None] * len(scans)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bingo_pl import config as settings
 from bingo_pl.device import isolated
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 from bingo_pl.evaluation import uncertainty
 from bingo_pl.images.affine import MODES, affine_stage
 from bingo_pl.images.resampling import check_interpolation
@@ -128,7 +128,7 @@ def register(
     else:
         names, masks, labels = [*series.names], series.for_each(masks), series.for_each(labels)
         if initial:
-            raise BingoError("initial does not go with a 4D image, whose volumes start as its header has them")
+            raise InputError("initial does not go with a 4D image, whose volumes start as its header has them")
     check_names("mask", masks, names)
     check_names("label map", labels, names)
     check_names("initial transform", initial or {}, names)
@@ -191,17 +191,17 @@ def _check_choices(
     if affine is not None and affine not in MODES:
         raise unknown_name("affine stage", affine, MODES)
     if transform != "network" and (affine is not None or refine is not None):
-        raise BingoError(
-            "affine and refine belong to transform=network, the network alone. Name that transform, or leave them out"
+        raise InputError(
+            "affine and refine belong to transform=network, the network alone", "Name that transform, or leave them out"
         )
     if transform == "network" and (reference or initial or spacing_mm or like is not None):
-        raise BingoError(
-            "reference, initial, spacing and like do not go with transform=network. Leave them out, or take auto"
+        raise InputError(
+            "reference, initial, spacing and like do not go with transform=network", "Leave them out, or take auto"
         )
     if spacing_mm is not None and not (np.isfinite(spacing_mm) and spacing_mm > 0):
-        raise BingoError(f"a spacing of {spacing_mm} mm: wanted a number above 0. Correct it")
+        raise InputError(f"a spacing of {spacing_mm} mm: wanted a number above 0", "Correct it")
     if spacing_mm is not None and like is not None:
-        raise BingoError("spacing and like both say which voxels the results get. Give one of them")
+        raise InputError("spacing and like both say which voxels the results get", "Give one of them")
 
 
 def _steps(images: int, dims: int, console: Console) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError, InputError
 from bingo_pl.images.record import ATLAS, DAMAGES, Record, read_record
 from bingo_pl.report.summary import FOLDING_LIMIT, number
 from bingo_pl.storage.regular import check_regular
@@ -21,7 +21,7 @@ LIMIT = 3.5
 TO_DEVIATION = 1.4826
 """From a median absolute deviation to a standard deviation."""
 LEAST_PEOPLE = 5
-"""Of fewer it cannot be told who stands out."""
+"""Fewer people give no measure of who stands out."""
 NO_LESS = 0.005
 """Of an agreement or a Dice: a smaller fall is none."""
 STRANGE = 0.5
@@ -104,25 +104,25 @@ def read_atlas(folder: Path) -> Atlas:
         check_regular(path)
         tree = json.loads(path.read_text(encoding="utf-8"))
         if "sharpness_per_mm" not in tree:
-            raise BingoError(
-                f"{folder} is an atlas of the network alone (memory, affine) and has no page. Look at its figures in "
-                f"{ATLAS}, or make it without them"
+            raise InputError(
+                f"{folder} is an atlas of the network alone (memory, affine) and has no page",
+                f"Look at its figures in {ATLAS}, or make it without them",
             )
         record = read_record(folder)
         known = {entry.name for entry in record.entries}
         if strange := sorted({str(image["name"]) for image in tree["images"]} ^ known):
-            raise BingoError(f"{path}: does not name the images that registration.json names, e.g. {strange[0]}")
+            raise InputError(f"{path}: does not name the images that registration.json names, e.g. {strange[0]}")
         people = people_of(tree["images"])
         for key in ("sharpness_affine_per_mm", "sharpness_per_mm", "mean_displacement_mm"):
             tree[key] = float(tree[key])
-    except OSError as error:
-        raise BingoError(f"{path}: cannot be read ({error.strerror}). Name a folder that bingo atlas wrote") from error
     except BingoError:
         raise
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})", "Name a folder that bingo atlas wrote") from error
     except DAMAGES as error:
-        raise BingoError(
-            f"{path}: is damaged or from another version of bingo_pl ({type(error).__name__}: {error}). Make the atlas "
-            "again"
+        raise FileError(
+            f"{path}: is damaged or from another version of bingo_pl ({type(error).__name__}: {error})",
+            "Make the atlas again",
         ) from error
     return Atlas(record, tree, people)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 from bingo_pl.report import pictures as report_pictures
 from bingo_pl.report.cohort import FIGURES, Atlas, Person, read_atlas
 from bingo_pl.report.display import MEAN as TEMPLATE
@@ -260,8 +260,8 @@ def _strip(path: Path) -> _Strip:
         with Image.open(io.BytesIO(webp), formats=["WEBP"]) as opened:
             return _Strip(webp, opened.width)
     except (OSError, Image.DecompressionBombError) as error:
-        raise BingoError(
-            f"{path}: is missing or damaged ({type(error).__name__}). Copy the atlas again, whole, or make it again"
+        raise FileError(
+            f"{path}: is missing or damaged ({type(error).__name__})", "Copy the atlas again, whole, or make it again"
         ) from error
 
 

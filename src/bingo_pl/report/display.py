@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, binary_fill_holes
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError
 from bingo_pl.figures import views
 from bingo_pl.figures.views import Plane
 from bingo_pl.images.grids import Grid
@@ -63,9 +63,9 @@ class Display:
         path, group = self.folder / file, self.group
         data, affine = read_voxels(path)
         if data.shape != group.shape or not np.allclose(affine, group.affine, atol=1e-3):
-            raise BingoError(
-                f"{path}: is not on the group grid of registration.json. Leave the files of a registration as they "
-                "are, or register again"
+            raise InputError(
+                f"{path}: is not on the group grid of registration.json",
+                "Leave the files of a registration as they are, or register again",
             )
         turned = nib.orientations.apply_orientation(data, self.orientation)
         if self.grid.shape != turned.shape:
@@ -85,9 +85,9 @@ class Display:
         inside = mean > FOREGROUND_SHARE * float(np.percentile(mean.numpy(), 99))
         inside = torch.from_numpy(binary_fill_holes(inside.squeeze().numpy())).reshape(mean.shape)
         if not inside.any():
-            raise BingoError(f"{self.folder / MEAN}: is empty. Register again")
+            raise FileError(f"{self.folder / MEAN}: is empty", "Register again")
         flat = [axis for axis in range(3) if mean.shape[axis] == 1]
         planes = [plane for plane in views.planes(inside) if not set(flat) & set(plane.kept)]
         if not planes:
-            raise BingoError(f"the group grid of {self.folder} is a line of voxels; there is no plane to show")
+            raise InputError(f"the group grid of {self.folder} is a line of voxels; there is no plane to show")
         return inside, planes

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError
 
 NAME_BYTES, PATH_BYTES = 255, 4095
 """Of a file's name and of a whole path, on nearly every system."""
@@ -43,10 +43,12 @@ def replacing(path: Path) -> Iterator[Path]:
             to_disk(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+    except BingoError:
+        raise
     except OSError as error:
-        raise BingoError(
-            f"cannot write {path}: {error.strerror or error}. Wanted: a writable folder with free space. "
-            "Choose another output folder or free some space"
+        raise FileError(
+            f"cannot write {path}: {error.strerror or error}. Wanted: a writable folder with free space",
+            "Choose another output folder or free some space",
         ) from error
 
 
@@ -73,7 +75,7 @@ def check_unused(path: Path) -> None:
     check_place(path)
     _refuse_link(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BingoError(f"{path} is in use. Name a folder that does not exist yet, so that no result is overwritten")
+        raise FileError(f"{path} is in use", "Name a folder that does not exist yet, so that no result is overwritten")
 
 
 def check_new_file(path: Path) -> None:
@@ -81,7 +83,7 @@ def check_new_file(path: Path) -> None:
     check_place(path)
     _refuse_link(path)
     if path.exists():
-        raise BingoError(f"{path} exists. Name a file that does not, so that nothing is overwritten")
+        raise FileError(f"{path} exists", "Name a file that does not, so that nothing is overwritten")
 
 
 def check_place(path: Path) -> None:
@@ -92,7 +94,7 @@ def check_place(path: Path) -> None:
     """
     if problem := _obstacle(path.absolute()):
         shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}..."
-        raise BingoError(f"cannot write {shown}: {problem}. Choose another output")
+        raise FileError(f"cannot write {shown}: {problem}", "Choose another output")
 
 
 def _obstacle(path: Path) -> str:
@@ -115,6 +117,6 @@ def _obstacle(path: Path) -> str:
 
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
-        raise BingoError(
-            f"{path} is a link (to {path.readlink()}), which would be replaced. Name the place that is meant itself"
+        raise FileError(
+            f"{path} is a link (to {path.readlink()}), which would be replaced", "Name the place that is meant itself"
         )

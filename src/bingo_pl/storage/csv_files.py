@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 
 
 def read_table(path: Path, columns: Sequence[str], remedy: str) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def read_table(path: Path, columns: Sequence[str], remedy: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' own errors and those of encodings are ValueErrors
-        raise BingoError(f"{path} cannot be read ({str(error).strip()}). {remedy}") from error
+        raise FileError(f"{path} cannot be read ({str(error).strip()})", remedy) from error
     if missing := [column for column in columns if column not in table]:
-        raise BingoError(f"{path} is damaged: it has no column {', '.join(missing)}. {remedy}")
+        raise FileError(f"{path} is damaged: it has no column {', '.join(missing)}", remedy)
     return table

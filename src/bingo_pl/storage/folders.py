@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError
 from bingo_pl.storage.atomic import check_unused
 from bingo_pl.storage.locking import held
 
@@ -52,11 +52,12 @@ def replacing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
             finally:
                 _remove(work, path)
         except BingoError as error:  # of a file in it, which has not got its place yet
-            raise BingoError(str(error).replace(str(new), str(path))) from error
+            what, remedy = (text.replace(str(new), str(path)) for text in (error.what, error.remedy))
+            raise type(error)(what, remedy) from error
         except OSError as error:
-            raise BingoError(
-                f"cannot write {path}: {error.strerror or error}. Wanted: a writable place with free space. "
-                "Choose another output folder or free some space"
+            raise FileError(
+                f"cannot write {path}: {error.strerror or error}. Wanted: a writable place with free space",
+                "Choose another output folder or free some space",
             ) from error
 
 

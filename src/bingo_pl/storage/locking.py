@@ -1,4 +1,4 @@
-"""One process at a time works in a folder; a second one is told which."""
+"""One process at a time works in a folder; a second one learns which."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 from bingo_pl.storage.atomic import check_place, replacing
 
 
-class InUseError(BingoError):
+class InUseError(FileError):
     """Another process works in the folder."""
 
 
@@ -38,14 +38,14 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         if not (holder.exists() or Path(lock.lock_file).exists()):  # some places take no file, and filelock waits
-            raise BingoError(f"cannot make a lock in {folder.parent}: it takes no files. Name another one") from None
+            raise FileError(f"cannot make a lock in {folder.parent}: it takes no files", "Name another one") from None
         raise InUseError(
-            f"{folder} is in use by {_read(holder)}. Wait until it ends, stop it, or name another folder"
+            f"{folder} is in use by {_read(holder)}", "Wait until it ends, stop it, or name another folder"
         ) from None
     except OSError as error:
-        raise BingoError(
-            f"cannot make a lock in {folder.parent}: {error.strerror or error}. Wanted: a folder you may write to. "
-            "Name another one"
+        raise FileError(
+            f"cannot make a lock in {folder.parent}: {error.strerror or error}. Wanted: a folder you may write to",
+            "Name another one",
         ) from error
     outermost = lock.lock_counter == 1
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 LONGEST = 180
 """Bytes of a name: file systems take 255, and ``_inverse.nii.gz`` and the like are added to it."""
@@ -38,8 +38,8 @@ def check_file_name(name: str, what: str) -> None:
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
         shown = name if len(name) <= LONGEST else f"{name[:40]}..."
-        raise BingoError(
-            f"{shown!r} cannot name a {what}: files and folders are named by it, and {reason}. {ALLOWED}. Rename it"
+        raise InputError(
+            f"{shown!r} cannot name a {what}: files and folders are named by it, and {reason}. {ALLOWED}", "Rename it"
         )
 
 

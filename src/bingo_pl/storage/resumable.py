@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, FileError
 from bingo_pl.storage import sealed
 from bingo_pl.storage.atomic import replacing
 
@@ -44,6 +44,8 @@ def understood(path: Path) -> Iterator[None]:
     """Within, what was read from a file is taken apart; raises `BingoError` where it holds something else."""
     try:
         yield
+    except BingoError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise damaged(path, f"something else is in it: {type(error).__name__} {error}") from error
 
@@ -65,9 +67,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 def damaged(path: Path, reason: str) -> BingoError:
     """The error for a file that cannot be resumed from."""
-    return BingoError(
-        f"{path}: is not what was written there, so it cannot be resumed from ({reason}). Delete the folder "
-        f"{path.parent} and repeat the command, which then does that part again"
+    return FileError(
+        f"{path}: is not what was written there, so it cannot be resumed from ({reason})",
+        f"Delete the folder {path.parent} and repeat the command, which then does that part again",
     )
 
 

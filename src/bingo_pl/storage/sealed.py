@@ -19,6 +19,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from bingo_pl.errors import some
+
 SEAL = b"bingo_pl sha256 "
 LENGTH = len(SEAL) + 64
 """Bytes of the comment: `SEAL` and a hexadecimal digest."""
@@ -85,8 +87,7 @@ def nonfinite(tensors: Mapping[str, object]) -> str:
     if math.isfinite(sum(float(x.sum()) for x in found.values())):
         return ""  # quickly; a sum of finite numbers may be infinite too
     bad = [name for name, x in found.items() if not x.isfinite().all()]
-    more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    return ", ".join(bad[:LISTED]) + more
+    return some(bad, LISTED)
 
 
 def _sha256(file: IO[bytes], length: int) -> bytes:
@@ -100,6 +101,6 @@ def _sha256(file: IO[bytes], length: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error: PyTorch's go on for a page about how to unpickle what must not be."""
+    """The first line of an error: PyTorch's continue for a page about how to unpickle what must not be."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__

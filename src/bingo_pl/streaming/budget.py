@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.memory import UNITS, show_bytes
 from bingo_pl.methods.bingo import Bingo
 
@@ -56,9 +56,10 @@ class Budget:
             chunk = min(max(int(free / 2 // working), 1), largest, images)
         if free < chunk * working:
             where = "" if not velocities else ", or name a folder for the velocities"
-            raise BingoError(
+            raise InputError(
                 f"a memory of {show_bytes(memory_bytes)} is too little: {show_bytes(fixed)} for what the group has in "
-                f"common and {show_bytes(chunk * working)} for {chunk} images at a time are needed. Give more{where}"
+                f"common and {show_bytes(chunk * working)} for {chunk} images at a time are needed",
+                f"Give more{where}",
             )
         kept = int((free - chunk * working) // feature_bytes(bingo, shape))
         return cls(chunk, images if kept >= images else kept // chunk * chunk)
@@ -73,7 +74,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
     size = round(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if size <= 0:
-        raise BingoError(f"'{text}' is no size of memory. Give a number and a unit, e.g. 500MB or 4GB")
+        raise InputError(f"'{text}' is no size of memory", "Give a number and a unit, e.g. 500MB or 4GB")
     return size
 
 

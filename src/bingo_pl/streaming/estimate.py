@@ -41,7 +41,7 @@ class Estimate:
     memory_bytes: float
     """Beyond the program and the network."""
     disk_bytes: float
-    """Of a folder to go on from."""
+    """Size of a folder to resume from."""
     files: FileCosts | None = None
     """Of ``bingo register``, where the files are known."""
 
@@ -54,7 +54,7 @@ class Estimate:
             table.add_row("time for affine stages and writing", show_seconds(self.images * self.files.seconds))
             table.add_row("disk for the results", show_bytes(self.images * self.files.disk_bytes))
         table.add_row("memory beyond program and network", show_bytes(self.memory_bytes))
-        table.add_row("disk, with a folder to go on from", show_bytes(self.disk_bytes))
+        table.add_row("disk, with a folder to resume from", show_bytes(self.disk_bytes))
         table.add_row("images at a time", str(self.budget.chunk))
         table.add_row("images whose features are kept", str(self.budget.kept))
         return table

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ class Shard:
             BingoError: there are more processes than images.
         """
         if size < self.ranks:
-            raise BingoError(f"{self.ranks} processes cannot share {size} images. Start at most {size}")
+            raise InputError(f"{self.ranks} processes cannot share {size} images", f"Start at most {size}")
         return range(size * self.rank // self.ranks, size * (self.rank + 1) // self.ranks)
 
     def total(self, part: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Shard:
         return total.to(part.device)
 
     def least(self, number: int) -> int:
-        """The smallest number that any process gives; nobody goes on before all have given theirs."""
+        """The smallest number that any process gives; nobody continues before all have given theirs."""
         if self.ranks == 1:
             return number
         least = torch.tensor(number, device=self.device)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bingo_pl.batch import GroupBatch
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.methods.bingo import Bingo, DomainOrder
 from bingo_pl.methods.posterior import ExpertSums, Gaussian
 from bingo_pl.streaming.budget import Budget, level_shape
@@ -123,7 +123,7 @@ def register_stream(
         source: the group's images; the same group for every process.
         memory_bytes: what may be used for chunks, kept features and sums, beyond the network and the program. Features
             that do not fit are computed again in each sweep.
-        folder: where velocities and sums are kept; a registration that was killed goes on from there, from its last
+        folder: where velocities and sums are kept; a registration that was killed resumes from there, from its last
             chunk. None keeps them in memory, within ``memory_bytes``.
         chunk: images at a time; None takes what fits.
         shard: this process among those that share the group; None: it is alone.
@@ -137,7 +137,7 @@ def register_stream(
     assert not bingo.training, "a group can be streamed in evaluation mode only"
     shard = shard or Shard()
     if not len(source):
-        raise BingoError("the group holds no image. Give at least one")
+        raise InputError("the group holds no image", "Give at least one")
     shape = source[0].image.shape[1:]
     bingo.check_shape(shape)
     members = shard.members(len(source))
@@ -256,9 +256,9 @@ class _Sweeps:
         elif not 0 <= one.modality < self.bingo.modalities:
             problem = f"has modality {one.modality}, the network knows 0 to {self.bingo.modalities - 1}. Correct it"
         elif not torch.isfinite(one.image).all():
-            problem = "has NaN or Inf voxels, wanted finite ones. Mend it or leave it out"
+            problem = "has NaN or Inf voxels, wanted finite ones. Correct it or leave it out"
         if problem:
-            raise BingoError(f"image {member} of the group ({self.source.identity(member)}) {problem}")
+            raise InputError(f"image {member} of the group ({self.source.identity(member)}) {problem}")
 
 
 def _plan(bingo: Bingo, source: GroupSource, members: range, shape: Sequence[int], chunk: int, shard: Shard) -> Plan:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError, some_lines
 from bingo_pl.storage import resumable
 from bingo_pl.streaming.velocity_file import VelocityFile
 
@@ -176,14 +176,13 @@ def claim(folder: Path, plan: Plan) -> None:
         with resumable.understood(path):
             old = Plan(**content)
         if changes := list(old.differences(plan)):
-            more = f"\n  ... and {len(changes) - REPORTED} more" if len(changes) > REPORTED else ""
-            listed = "".join(f"\n  {line}" for line in changes[:REPORTED])
-            raise BingoError(
-                f"{folder} holds results of something else, so it cannot be resumed:{listed}{more}\n"
-                "Restore what it was begun with, remove that folder to begin again, or name another one"
+            listed = some_lines(changes, REPORTED, indent="  ")
+            raise InputError(
+                f"{folder} holds results of something else, so it cannot be resumed:\n{listed}",
+                "Restore what it was begun with, remove that folder to begin again, or name another one",
             )
         return
     # What a killed claim leaves, see `replacing`, is nobody else's.
     if folder.is_dir() and any(not file.name.startswith(f".{PLAN}.") for file in folder.iterdir()):
-        raise BingoError(f"{folder} is in use by something else. Name a folder that does not exist yet")
+        raise FileError(f"{folder} is in use by something else", "Name a folder that does not exist yet")
     resumable.write_json(path, asdict(plan))

@@ -20,7 +20,7 @@ from bingo_pl.batch import GroupBatch
 from bingo_pl.config import Config, TableConfig
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.device import device_of, isolated
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError, FileError, InputError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED, Scores, score, score_unregistered
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.models import registry
@@ -80,17 +80,17 @@ def compare(
     check_place(folder / SCORES)
     config = settings.load(table.experiment, overrides)
     if config.trainer.devices > 1:
-        raise BingoError(
-            f"trainer.devices={config.trainer.devices}: a table is made by one process. Train with several devices "
-            "(bingo train), then give the checkpoints (--checkpoint METHOD=FILE)"
+        raise InputError(
+            f"trainer.devices={config.trainer.devices}: a table is made by one process",
+            "Train with several devices (bingo train), then give the checkpoints (--checkpoint METHOD=FILE)",
         )
     wanted = choose_rows(table, overrides, names)
     trainings = {row.name: row.training.name for row in wanted}
     for name, checkpoint in checkpoints.items():
         if trainings.get(name, name) != name:
-            raise BingoError(
-                f"--checkpoint {name}={checkpoint}: {name} starts from the weights of {trainings[name]}. Give "
-                f"--checkpoint {trainings[name]}={checkpoint}"
+            raise InputError(
+                f"--checkpoint {name}={checkpoint}: {name} starts from the weights of {trainings[name]}",
+                f"Give --checkpoint {trainings[name]}={checkpoint}",
             )
         if name not in trainings.values():
             raise unknown_name("method of --checkpoint", name, set(trainings.values()))
@@ -154,9 +154,9 @@ def _info(folder: Path, identity_of: Mapping[str, Any]) -> MethodInfo:
     try:
         return MethodInfo(**identity_of["info"])
     except (KeyError, TypeError) as error:
-        raise BingoError(
-            f"{folder / IDENTITY} is damaged: it does not say what the method is ({error}). Restore it, or remove "
-            f"{folder} to get these results again"
+        raise FileError(
+            f"{folder / IDENTITY} is damaged: it does not say what the method is ({error})",
+            f"Restore it, or remove {folder} to get these results again",
         ) from error
 
 
@@ -219,9 +219,9 @@ def _kept(path: Path) -> Registration:
             raise ValueError(f"not finite: {bad}")
         return Registration(tensors["displacement"], tensors["inverse"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BingoError(
-            f"{path}: a registration that the figures show cannot be read ({error}). Remove {path.parent.parent} and "
-            "run the table again"
+        raise InputError(
+            f"{path}: a registration that the figures show cannot be read ({error})",
+            f"Remove {path.parent.parent} and run the table again",
         ) from error
 
 

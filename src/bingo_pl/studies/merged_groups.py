@@ -14,7 +14,7 @@ import torch
 from bingo_pl.batch import GroupBatch
 from bingo_pl.data_modules.base import GroupDataModule
 from bingo_pl.data_modules.cache import CachedGroup, load_group
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError
 from bingo_pl.evaluation.streamed_metrics import Reference
 from bingo_pl.seeding import generator
 from bingo_pl.streaming.stream import StreamedImage
@@ -89,9 +89,10 @@ def draw_units(data: GroupDataModule, images: int) -> list[Unit]:
     groups = data.groups["test"]
     sizes = {group.size for group in groups}
     if len(sizes) != 1:
-        raise BingoError(
+        raise InputError(
             f"{data.root}: the test groups have {', '.join(map(str, sorted(sizes)))} images; scalability merges groups "
-            "of one size. Leave incomplete groups out of the test split"
+            "of one size",
+            "Leave incomplete groups out of the test split",
         )
     (size,) = sizes
     wanted = max(images // size, 1)

@@ -14,7 +14,7 @@ from rich.console import Console
 from bingo_pl import config as settings
 from bingo_pl.config import Config, RowConfig, TableConfig
 from bingo_pl.device import device_of
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 from bingo_pl.evaluation.scoring import UNREGISTERED
 from bingo_pl.images.record import sha256_of
 from bingo_pl.methods.registrar import Registrar
@@ -68,7 +68,7 @@ def choose_rows(table: TableConfig, overrides: Sequence[str], names: Sequence[st
     for name in rows:
         check_file_name(name, "method")
         if name.casefold() in RESERVED:
-            raise BingoError(f"'{name}' cannot name a method: that folder of a table holds something else. Rename it")
+            raise InputError(f"'{name}' cannot name a method: that folder of a table holds something else", "Rename it")
     common = settings.load(table.experiment, overrides)
     return [_row(name, rows, common, table.experiment, overrides) for name in rows if not names or name in names]
 
@@ -93,7 +93,7 @@ def _row(
 def _refuse(name: str, differences: Sequence[str], allowed: tuple[str, ...], kind: str) -> None:
     wrong = [line for line in differences if not line.startswith(allowed)]
     if wrong:
-        raise BingoError(f"{name}: {kind} may differ in {', '.join(allowed)} only, got {'; '.join(wrong)}")
+        raise InputError(f"{name}: {kind} may differ in {', '.join(allowed)} only, got {'; '.join(wrong)}")
 
 
 def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> tuple[Registrar, MethodInfo]:
@@ -115,7 +115,7 @@ def ready(row: Row, checkpoint: Path | None, folder: Path, console: Console) -> 
         checkpoint = checkpoint or _train(row.training, folder / TRAININGS / row.training.name, console)
         trained_with = experiment.load_weights(task, checkpoint, row.config)
     elif checkpoint is not None:
-        raise BingoError(f"{row.name} has nothing to train and takes no checkpoint; leave {checkpoint} out")
+        raise InputError(f"{row.name} has nothing to train and takes no checkpoint; leave {checkpoint} out")
     registrar = registrar.to(device_of(row.config.trainer.accelerator)).eval()
     return registrar, MethodInfo(_parameters(registrar, row.config), _given(trained_with, row.config, registrar))
 
@@ -145,9 +145,9 @@ def refuse_others(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
     """Raises `BingoError` where results in a folder were got with other settings; unknown to either does not count."""
     changes = [f"{key}: {old[key]} -> {new[key]}" for key in new if key in old and old[key] != new[key]]
     if changes:
-        raise BingoError(
-            f"{folder} holds results of other settings ({'; '.join(changes)}). Restore them, remove that folder to "
-            "get them anew, or give the table another name (--name)"
+        raise InputError(
+            f"{folder} holds results of other settings ({'; '.join(changes)})",
+            "Restore them, remove that folder to get them again, or give the table another name (--name)",
         )
 
 

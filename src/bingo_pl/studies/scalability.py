@@ -69,7 +69,7 @@ class SizeScores:
 def run(config: Config, checkpoint: Path, images: int, memory_bytes: int, folder: Path, console: Console) -> Path:
     """Register the merged test groups of every size and write ``scalability.csv`` and ``scalability.png``.
 
-    Called again after it was killed, it goes on with the next group.
+    Called again after it was killed, it continues with the next group.
 
     Args:
         config: the experiment, which gives the data.

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Group
 from scipy import stats
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError, some
 from bingo_pl.evaluation import typesetting
 from bingo_pl.evaluation.scoring import UNREGISTERED
 from bingo_pl.evaluation.tables import DASH, SPREAD, mean_and_std, number, ratio_of_means
@@ -146,14 +146,15 @@ def _by_method(groups: pd.DataFrame, methods: list[str]) -> ScoresByMethod:
     groups = groups[groups["method"].isin(methods)]
     names = groups["group"].unique()
     if not len(names):
-        raise BingoError("no groups to compare. Got: an empty table of groups, wanted: a row for each method and group")
+        raise InputError(
+            "no groups to compare", "Got: an empty table of groups, wanted: a row for each method and group"
+        )
     counts = pd.crosstab(groups["method"], groups["group"]).reindex(methods, fill_value=0)
     wrong = [f"{method} has {group} {n} times" for (method, group), n in counts.stack().items() if n != 1]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise BingoError(
-            f"the methods were not run on the same groups: {', '.join(wrong[:5])}{more}. Wanted: each group once for "
-            "each method. Run the comparison again to compute what is missing"
+        raise InputError(
+            f"the methods were not run on the same groups: {some(wrong, 5)}. Wanted: each group once for each method",
+            "Run the comparison again to compute what is missing",
         )
     by_group = groups.set_index(["method", "group"])
     return {method: by_group.loc[method].loc[names] for method in methods}

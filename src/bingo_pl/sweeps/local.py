@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError, InputError, unknown_name
 from bingo_pl.storage.atomic import check_place, replacing
 from bingo_pl.storage.csv_files import read_table
 from bingo_pl.storage.locking import held, holder_of
@@ -95,7 +95,7 @@ class Children:
 def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: int, console: Console) -> Path:
     """Run the trials of a sweep, each a process of its own; what earlier, interrupted calls have done is kept.
 
-    A trial that failed or was killed does not keep the others from running; the same call again goes on with it.
+    A trial that failed or was killed does not keep the others from running; the same call again resumes it.
 
     Args:
         sweep: what to search.
@@ -114,7 +114,7 @@ def run_local(sweep: Sweep, folder: Path, seed: int, count: int | None, agents: 
     """
     check_place(folder / RESULTS)
     if "early_terminate" in sweep.tree:
-        raise BingoError("early_terminate needs W&B's server. Take it out of the sweep file, or leave --local out")
+        raise InputError("early_terminate needs W&B's server", "Take it out of the sweep file, or leave --local out")
     trials = [
         Trial(name, settings, folder / TRIALS / name, folder / "logs" / f"{name}.log")
         for index, settings in enumerate(sweep.trials(seed, count), start=1)
@@ -133,8 +133,8 @@ def _run_trials(sweep: Sweep, trials: list[Trial], folder: Path, seed: int, agen
     console.print(f"written: {escape(str(folder / RESULTS))}")
     if failed:
         raise BingoError(
-            f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}. {folder / 'logs'} says why; "
-            "the same command tries them again"
+            f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}",
+            f"{folder / 'logs'} says why; the same command tries them again",
         )
     return folder
 
@@ -250,9 +250,9 @@ def _refuse_others(sweep: Sweep, seed: int, folder: Path) -> None:
         lines = difflib.unified_diff(path.read_text(errors="replace").splitlines(), own.splitlines(), lineterm="", n=0)
         changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
         if changed:
-            raise BingoError(
-                f"{folder} holds trials of another sweep: {'; '.join(changed)}. Restore the sweep file and settings, "
-                "or give another folder (--output)"
+            raise InputError(
+                f"{folder} holds trials of another sweep: {'; '.join(changed)}",
+                "Restore the sweep file and settings, or give another folder (--output)",
             )
         return
     with replacing(path) as temporary:

@@ -14,7 +14,7 @@ from typing import Any
 
 from scipy import stats
 
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import InputError, unknown_name
 
 Value = str | int | float | bool | list[Any]
 Spec = Mapping[str, Any]
@@ -68,8 +68,8 @@ class Parameter:
             return list(self.spec["values"])
         if self.distribution == "int_uniform":
             return list(range(self.spec["min"], self.spec["max"] + 1))
-        raise BingoError(
-            f"{self.name}: a grid cannot try a {self.distribution} parameter. List its values, or search at random"
+        raise InputError(
+            f"{self.name}: a grid cannot try a {self.distribution} parameter", "List its values, or search at random"
         )
 
     def quantile(self, share: float) -> Value:
@@ -97,11 +97,13 @@ def parse(name: str, spec: Any) -> Parameter:
         BingoError: an unknown distribution, or values that it cannot take or that no command line can hold.
     """
     if not isinstance(spec, Mapping):
-        raise BingoError(
+        raise InputError(
             f"{name}: got {spec!r}, wanted e.g. `values: [1, 2]` or `distribution: uniform` with min and max"
         )
     if "parameters" in spec:
-        raise BingoError(f"{name}: nested parameters cannot be given as key=value. Write `{name}.<setting>:` instead")
+        raise InputError(
+            f"{name}: nested parameters cannot be given as key=value", f"Write `{name}.<setting>:` instead"
+        )
     distribution = spec.get("distribution") or _inferred(name, spec)
     if distribution not in FIELDS:
         raise unknown_name(f"distribution of {name}", distribution, FIELDS)
@@ -109,7 +111,7 @@ def parse(name: str, spec: Any) -> Parameter:
     given = {**{key: DEFAULTS[key] for key in fields if key in DEFAULTS}, **spec}
     given.pop("distribution", None)
     if set(given) != set(fields):
-        raise BingoError(f"{name}: {distribution} takes {', '.join(fields)}, got {', '.join(given) or 'nothing'}")
+        raise InputError(f"{name}: {distribution} takes {', '.join(fields)}, got {', '.join(given) or 'nothing'}")
     _check(name, distribution, given)
     return Parameter(name, distribution, given)
 
@@ -125,7 +127,7 @@ def _inferred(name: str, spec: Spec) -> str:
         return "int_uniform"
     if bounds == [float, float]:
         return "uniform"
-    raise BingoError(f"{name}: name its distribution, or give values, or min and max, both whole or both not (1.0)")
+    raise InputError(f"{name}: name its distribution, or give values, or min and max, both whole or both not (1.0)")
 
 
 def _check(name: str, distribution: str, spec: Spec) -> None:
@@ -133,26 +135,26 @@ def _check(name: str, distribution: str, spec: Spec) -> None:
         wanted = int if distribution == "int_uniform" else int | float
         if not isinstance(spec[key], wanted) or isinstance(spec[key], bool):
             hint = " (in YAML 1e-5 is text, 1.0e-5 a number)" if isinstance(spec[key], str) else ""
-            raise BingoError(f"{name}: {key} must be a {'whole ' * (wanted is int)}number, got {spec[key]!r}{hint}")
+            raise InputError(f"{name}: {key} must be a {'whole ' * (wanted is int)}number, got {spec[key]!r}{hint}")
     if "min" in spec and spec["min"] >= spec["max"]:
-        raise BingoError(f"{name}: min {spec['min']} is not below max {spec['max']}")
+        raise InputError(f"{name}: min {spec['min']} is not below max {spec['max']}")
     if "log_uniform" in distribution and spec["min"] <= 0:
-        raise BingoError(f"{name}: min must be above 0 for {distribution}, got {spec['min']}")
+        raise InputError(f"{name}: min must be above 0 for {distribution}, got {spec['min']}")
     if any(spec.get(key, 1) <= 0 for key in ("q", "sigma")):
-        raise BingoError(f"{name}: q and sigma must be above 0")
+        raise InputError(f"{name}: q and sigma must be above 0")
     values = [spec["value"]] if "value" in spec else spec.get("values", [0])
     if (
         not isinstance(values, list)
         or not values
         or not all(isinstance(value, str | int | float | list) for value in values)
     ):
-        raise BingoError(
-            f"{name}: values must be numbers, words, true, false or lists, at least one, got {values!r}. "
-            'For none write "null", in quotes'
+        raise InputError(
+            f"{name}: values must be numbers, words, true, false or lists, at least one, got {values!r}",
+            'For none write "null", in quotes',
         )
     weights = spec.get("probabilities", [1 / len(values)] * len(values))
     if len(weights) != len(values) or min(weights) < 0 or not math.isclose(sum(weights), 1):
-        raise BingoError(f"{name}: wanted a probability for each value, together 1, got {weights}")
+        raise InputError(f"{name}: wanted a probability for each value, together 1, got {weights}")
 
 
 def _readable(number: float) -> float:

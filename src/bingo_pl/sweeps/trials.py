@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from bingo_pl import seeding
 from bingo_pl.config import read_yaml
-from bingo_pl.errors import BingoError, unknown_name
+from bingo_pl.errors import BingoError, InputError, unknown_name
 from bingo_pl.storage.names import check_file_name
 from bingo_pl.storage.regular import is_file
 from bingo_pl.sweeps.space import Parameter, Value, parse
@@ -84,7 +84,7 @@ class Sweep:
         """
         method = self.tree["method"]
         if method not in METHODS:
-            raise BingoError(f"method {method} needs W&B's server; locally there are {', '.join(METHODS)}")
+            raise InputError(f"method {method} needs W&B's server; locally there are {', '.join(METHODS)}")
         limits = [limit for limit in (count, self.tree.get("run_cap")) if limit is not None]
         if method == "grid":
             grid = itertools.product(*[parameter.values for parameter in self.parameters])
@@ -93,7 +93,7 @@ class Sweep:
                 dict(zip(names, values, strict=True)) for values in itertools.islice(grid, min(limits, default=None))
             ]
         if not limits:
-            raise BingoError("a random search has no end. Give --count, or run_cap in the sweep file")
+            raise InputError("a random search has no end", "Give --count, or run_cap in the sweep file")
         return [self._draw(seed, number) for number in range(min(limits))]
 
     def _draw(self, seed: int, number: int) -> Settings:
@@ -131,17 +131,17 @@ def load(file: str, overrides: Sequence[str] = ()) -> Sweep:
             raise unknown_name("key of a sweep", str(key), KEYS)
     for key in REQUIRED:
         if not tree.get(key):
-            raise BingoError(f"{file}: {key} is missing. See docs/sweeps.md for a sweep file")
+            raise InputError(f"{file}: {key} is missing", "See docs/sweeps.md for a sweep file")
     _check_metric(file, tree["metric"])
     for key, kind, wanted in (("parameters", dict, "settings, each with its values"), ("command", list, "words")):
         if not isinstance(tree[key], kind):
-            raise BingoError(f"{file}: {key} must hold {wanted}, got {tree[key]!r}")
+            raise InputError(f"{file}: {key} must hold {wanted}, got {tree[key]!r}")
     if not isinstance(tree.get("name", ""), str):
-        raise BingoError(f"{file}: name must be text, got {tree['name']!r}. Put it in quotes")
+        raise InputError(f"{file}: name must be text, got {tree['name']!r}", "Put it in quotes")
     if ARGUMENTS not in tree["command"]:
-        raise BingoError(f"{file}: command must hold {ARGUMENTS}, which becomes the trial's key=value settings")
+        raise InputError(f"{file}: command must hold {ARGUMENTS}, which becomes the trial's key=value settings")
     if not isinstance(tree.get("run_cap", 1), int) or tree.get("run_cap", 1) < 1:
-        raise BingoError(f"{file}: run_cap is how many trials there may be, got {tree['run_cap']}")
+        raise InputError(f"{file}: run_cap is how many trials there may be, got {tree['run_cap']}")
     parameters = tuple(parse(str(name), spec) for name, spec in tree["parameters"].items())
     _check_settings([parameter.name for parameter in parameters], overrides)
     place = tree["command"].index(ARGUMENTS)
@@ -158,13 +158,13 @@ def run_on_wandb(sweep: Sweep, agents: int, count: int | None, console: Console)
         sweep: what to search.
         agents: processes, each with its share of the GPUs.
         count: trials of each agent at most.
-        console: where the command for further agents is told.
+        console: where the command for further agents is printed.
 
     Raises:
         BingoError: not logged in to W&B, or an agent ended with an error.
     """
     if not wandb.login(prompt=False):
-        raise BingoError("not logged in to W&B. Run `wandb login`, or add --local for a sweep without it")
+        raise InputError("not logged in to W&B", "Run `wandb login`, or add --local for a sweep without it")
     project = sweep.tree.get("project", PROJECT)
     identifier = wandb.sweep(sweep.tree, entity=sweep.tree.get("entity"), project=project)
     agent = escape(f"wandb agent --project {project} {identifier}")
@@ -203,7 +203,7 @@ def shares_of_gpus(agents: int) -> list[list[str]]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
     if 0 < len(gpus) < agents:
-        raise BingoError(f"{agents} agents for {len(gpus)} GPU(s): each needs one. Start fewer (--agents)")
+        raise InputError(f"{agents} agents for {len(gpus)} GPU(s): each needs one", "Start fewer (--agents)")
     return [gpus[agent::agents] for agent in range(agents)]
 
 
@@ -214,9 +214,9 @@ def as_arguments(settings: Settings) -> list[str]:
 
 def _check_metric(file: str, metric: Any) -> None:
     if not isinstance(metric, dict) or not set(metric) <= {"name", "goal"}:
-        raise BingoError(f"{file}: metric takes name and goal, got {metric}")
+        raise InputError(f"{file}: metric takes name and goal, got {metric}")
     if str(metric.get("name")).partition("/")[0] not in STAGES or metric.get("goal", GOALS[0]) not in GOALS:
-        raise BingoError(
+        raise InputError(
             f"{file}: got metric {metric}, wanted a name such as val/gwi or test/dice_after, of {', '.join(STAGES)}, "
             f"and a goal: {' or '.join(GOALS)}"
         )
@@ -226,12 +226,12 @@ def _check_settings(names: Sequence[str], overrides: Sequence[str]) -> None:
     keys = [override.partition("=")[0] for override in overrides]
     for key in (*names, *keys):
         if key in NAMED_BY_SWEEP:
-            raise BingoError(f"{key} is set by the sweep for each trial; leave it out")
+            raise InputError(f"{key} is set by the sweep for each trial; leave it out")
     for override, key in zip(overrides, keys, strict=True):
         if key == override:
-            raise BingoError(f"'{override}' is not a setting. Write key=value, for example trainer.epochs=10")
+            raise InputError(f"'{override}' is not a setting", "Write key=value, for example trainer.epochs=10")
         if key in names:
-            raise BingoError(f"{key} is varied by the sweep; leave {key}= out, or take it out of the sweep file")
+            raise InputError(f"{key} is varied by the sweep; leave {key}= out, or take it out of the sweep file")
 
 
 def _folder() -> Any:

@@ -1,1 +1,1 @@
-"""From settings to a trained model: the task, the trainer, runs that go on where they stopped."""
+"""From settings to a trained model: the task, the trainer, runs that resume where they stopped."""

@@ -97,7 +97,7 @@ class Provenance(Callback):
 class AmidEpochs(Callback):
     """Writes the newest checkpoint every few minutes, so that a killed run loses no more than these of a long epoch.
 
-    And goes on within it. Lightning stores the loader's state and would load it, but here it makes the loader before it
+    And resumes within it. Lightning stores the loader's state and would load it, but here it makes the loader before it
     reads the checkpoint: the learning rate's schedule asks for the number of steps.
 
     Only between two steps of the optimiser, since no checkpoint holds the gradients of half a step, and not after the
@@ -168,7 +168,7 @@ class AmidEpochs(Callback):
 
     @staticmethod
     def _log_step(trainer: pl.Trainer) -> None:
-        """Lightning logs a step after this hook: too late for what goes on from the checkpoint."""
+        """Lightning logs a step after this hook: too late for what resumes from the checkpoint."""
         numbers = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
         for logger in trainer.loggers:
             if isinstance(logger, History):

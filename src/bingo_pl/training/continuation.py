@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError, some
 from bingo_pl.storage.atomic import check_place, remove_leftovers
 from bingo_pl.storage.names import check_file_name
 from bingo_pl.training import experiment
@@ -19,7 +19,7 @@ from bingo_pl.training.resumption import changes
 DONE = "test.csv"
 """A run writes it when its training is done."""
 CHECKPOINT = "BINGO_CHECKPOINT"
-"""Environment variable by which the processes of one run agree on what it goes on from, see `_state`."""
+"""Environment variable by which the processes of one run agree on what it resumes from, see `_state`."""
 BEFORE_CHECKPOINTS = ("config.yaml", "metrics.csv", "wandb", "checkpoints")
 """What a run that was killed before its first checkpoint has in its folder."""
 LISTED = 5
@@ -61,7 +61,7 @@ def _state(run: Path, config: Config, console: Console) -> str:
     if (run / DONE).exists():
         console.print(f"already done: {escape(str(run))}", soft_wrap=True)
         return DONE
-    console.print(f"going on with {escape(str(run))}", soft_wrap=True)
+    console.print(f"resuming {escape(str(run))}", soft_wrap=True)
     remove_leftovers(run)
     return str(last)
 
@@ -69,9 +69,9 @@ def _state(run: Path, config: Config, console: Console) -> str:
 def _refuse_other_settings(run: Path, config: Config) -> None:
     different = changes(settings.load(str(run / "config.yaml")), config)
     if different:
-        raise BingoError(
-            f"{run} is a run of other settings ({'; '.join(different)}). Restore them, give the run another name, or "
-            "remove that folder to begin again"
+        raise InputError(
+            f"{run} is a run of other settings ({'; '.join(different)})",
+            "Restore them, give the run another name, or remove that folder to begin again",
         )
 
 
@@ -79,20 +79,20 @@ def _refuse_foreign(run: Path, config: Config) -> None:
     """Raises `BingoError` where a folder without last.ckpt holds more than a run that was killed before it."""
     if (run.exists() or run.is_symlink()) and not run.is_dir():
         kind = "a file" if run.exists() else "a link to nothing"
-        raise BingoError(f"{run} is {kind}, and the run needs a folder of this name. Give the run another name")
+        raise InputError(f"{run} is {kind}, and the run needs a folder of this name", "Give the run another name")
     visible = [path for path in run.iterdir() if path.name[0] != "."] if run.is_dir() else []
     if not visible:
         return
     if not (run / "config.yaml").is_file():
-        raise BingoError(f"{run} is not the folder of a run: it has no config.yaml. Give the run another name")
+        raise FileError(f"{run} is not the folder of a run: it has no config.yaml", "Give the run another name")
     _refuse_other_settings(run, config)
     kept = [path for path in (run / "checkpoints").glob("*") if path.name[0] != "."]
     others = sorted([path.name for path in visible if path.name not in BEFORE_CHECKPOINTS])
     others += sorted(f"checkpoints/{path.name}" for path in kept)
     if others:
-        listed = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
+        listed = some(others, LISTED)
         hint = f"resume from one of its checkpoints (bingo resume {kept[0]}), " if kept else ""
-        raise BingoError(
-            f"{run} has no checkpoints/last.ckpt to go on from, yet holds {listed}. Nothing was changed: {hint}restore "
-            "last.ckpt, move these files away, or give the run another name"
+        raise InputError(
+            f"{run} has no checkpoints/last.ckpt to resume from, yet holds {listed}",
+            f"Nothing was changed: {hint}restore last.ckpt, move these files away, or give the run another name",
         )

@@ -1,4 +1,4 @@
-"""What a person is told when a training diverges."""
+"""What a person reads when a training diverges."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def explained(trainer: pl.Trainer, settings: TrainerConfig, run: Path) -> Iterat
         raise DivergenceError(
             f"the training diverged in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, at "
             f"trainer.learning_rate={settings.learning_rate:g} (just then "
-            f"{' and '.join(f'{rate:.3g}' for rate in rates)}): {error}. {_left(run)} "
-            f"Try {_remedies(settings)}, and a new name for the run"
+            f"{' and '.join(f'{rate:.3g}' for rate in rates)}): {error}",
+            f"{_left(run)} Try {_remedies(settings)}, and a new name for the run",
         ) from error
 
 

@@ -20,7 +20,7 @@ from bingo_pl import config as settings
 from bingo_pl.config import Config
 from bingo_pl.data_modules import data_module
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError, InputError
 from bingo_pl.evaluation.tables import summary, write_test_csv
 from bingo_pl.figures.curves import draw_curves
 from bingo_pl.messages import warn
@@ -85,14 +85,16 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     learns = registry.trainable(task.registrar)
     registry.refined(task.registrar, config)  # refused before the training, not after it
     if learns and config.weights.truth and not data.truth_known:
-        raise BingoError(
+        raise InputError(
             f"weights.truth={config.weights.truth:g}, but nobody knows how the images of {config.data.dataset} truly "
-            "map to each other. Set weights.truth=0, or data.copies=2 to learn from copies"
+            "map to each other",
+            "Set weights.truth=0, or data.copies=2 to learn from copies",
         )
     if learns and config.data.copies > 1 and not config.weights.truth:
-        raise BingoError(
-            f"data.copies={config.data.copies} without weights.truth: copies look like no real image, only their truth "
-            "teaches. Set weights.truth, or data.copies=1"
+        raise InputError(
+            f"data.copies={config.data.copies} without weights.truth: copies look like no real image, only their "
+            "ground truth teaches",
+            "Set weights.truth, or data.copies=1",
         )
     data.setup("fit" if learns else "test")
     with _claimed(Path(config.runs), config.name, folder) as run:
@@ -114,7 +116,7 @@ def resume(
     console: Console,
     allow_changed_processes: bool = False,
 ) -> Path:
-    """Go on where a checkpoint stopped; the settings come from the checkpoint.
+    """Resume where a checkpoint stopped; the settings come from the checkpoint.
 
     Raises:
         BingoError: not a checkpoint of this project; or, with what differs, the run's `config.yaml` was edited, or the
@@ -128,9 +130,9 @@ def resume(
     task = build_task(config)
     check_resumable(task, task.optimiser(), content, checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
-        raise BingoError(
-            f"{checkpoint} is not in the checkpoints folder of a run, where the run would go on. Put it back, or use "
-            "bingo evaluate, which takes a checkpoint from any place"
+        raise FileError(
+            f"{checkpoint} is not in the checkpoints folder of a run, where the run would resume",
+            "Put it back, or use bingo evaluate, which takes a checkpoint from any place",
         )
     run = checkpoint.resolve().parent.parent
     with held_by_first(run):
@@ -175,7 +177,7 @@ def evaluate(checkpoint: Path, overrides: Sequence[str], console: Console) -> Pa
 def _refuse_changes(old: Config, new: Config, fixed: Sequence[str]) -> None:
     changes = [line for line in settings.differences(old, new) if line.startswith(tuple(fixed))]
     if changes:
-        raise BingoError(f"a trained network cannot be changed so: {'; '.join(changes)}. Leave these settings out")
+        raise InputError(f"a trained network cannot be changed so: {'; '.join(changes)}", "Leave these settings out")
 
 
 def build_data(config: Config, console: Console) -> GroupDataModule:
@@ -225,7 +227,7 @@ def build_task(config: Config) -> RegistrationTask:
     pl.seed_everything(config.seed, verbose=False)
     trainer = config.trainer
     if trainer.gradient_checkpointing and config.method != "bingo":
-        raise BingoError(f"trainer.gradient_checkpointing is for method bingo, not for {config.method}. Leave it out")
+        raise InputError(f"trainer.gradient_checkpointing is for method bingo, not for {config.method}", "Leave it out")
     return RegistrationTask.of(registry.build(config), config)
 
 
@@ -281,8 +283,8 @@ def _new_folder(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise BingoError(
-                f"cannot make {folder}: {error.strerror}. Set runs= to a folder you may write to"
+            raise FileError(
+                f"cannot make {folder}: {error.strerror}", "Set runs= to a folder you may write to"
             ) from error
     raise AssertionError("unreachable")
 
@@ -319,7 +321,7 @@ def _fit(
         parameters = sum(parameter.numel() for parameter in task.parameters()) / 1e6
         shown, device = escape(str(run)), escape(str(trainer.strategy.root_device))
         console.print(f"{parameters:.3f} M parameters, training on {device}. Results: {shown}", soft_wrap=True)
-        console.print(f"If interrupted, go on with: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
+        console.print(f"If interrupted: bingo resume {shown}/checkpoints/last.ckpt", soft_wrap=True)
     try:
         with explained(trainer, config.trainer, run):
             trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import FileError
 from bingo_pl.storage.atomic import replacing
 from bingo_pl.storage.csv_files import read_table
 
@@ -81,7 +81,7 @@ class History(Logger):
             remedy = "Restore it, or delete it to resume without its rows"
             table = read_table(self.path, ["step"], remedy)
             if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes):
-                raise BingoError(f"{self.path} is damaged: it holds more than numbers. {remedy}")
+                raise FileError(f"{self.path} is damaged: it holds more than numbers", remedy)
             table = table.dropna(subset="step").set_index("step")
             rows = table[table.index < step].to_dict(orient="index")
             self.rows = {int(k): {name: x for name, x in row.items() if x == x} for k, row in rows.items()}

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from bingo_pl import config as settings
 from bingo_pl.config import Config
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, InputError
 from bingo_pl.models.checkpoints import read_whole
 from bingo_pl.storage import sealed
 from bingo_pl.storage.atomic import replacing
@@ -29,7 +29,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes checkpoints beside their place, with a digest, and renames them; checks the digest of those it loads.
 
     Lightning's own writes them to the system's temporary folder and moves them. Where that is another file system the
-    move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would go on from.
+    move is a copy, and a process killed meanwhile has destroyed the checkpoint that the run would resume from.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -64,7 +64,7 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
     trainer = config.trainer
-    # PyTorch lets GPUs round the inputs of convolutions to ten bits unless told otherwise. Displacements then depend on
+    # PyTorch lets GPUs round the inputs of convolutions to ten bits unless asked not to. Displacements then depend on
     # how many images are registered at a time, by up to a third of a voxel.
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -88,10 +88,12 @@ def make_trainer(config: Config, loggers: list[Logger], callbacks: list[Callback
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             default_root_dir=folder,
         )
+    except BingoError:
+        raise
     except (MisconfigurationException, ValueError, ImportError) as error:
-        raise BingoError(
-            f"device '{trainer.accelerator}' cannot be used, or not {trainer.devices} of it ({error}). Wanted: auto, "
-            "cpu, gpu or mps (trainer.accelerator), as far as this machine has it"
+        raise InputError(
+            f"device '{trainer.accelerator}' cannot be used, or not {trainer.devices} of it ({error})",
+            "Wanted: auto, cpu, gpu or mps (trainer.accelerator), as far as this machine has it",
         ) from error
 
 
@@ -105,8 +107,8 @@ def _strategy(config: Config) -> Strategy | str:
         return "auto"
     weights = config.weights.by_term()
     truth_alone = bool(weights.pop("truth")) and not any(weights.values())
-    # The truth alone leaves the decoder without gradients. The norms see to it that their buffers are everywhere the
-    # same; and sending them would hold up validation, of which processes do not make equally many steps.
+    # The ground truth alone leaves the decoder without gradients. The norms see to it that their buffers are everywhere
+    # the same; and sending them would hold up validation, of which processes do not make equally many steps.
     return DDPStrategy(find_unused_parameters=truth_alone, broadcast_buffers=False)
 
 

@@ -1,4 +1,4 @@
-"""Trains the models that come with the package anew: ``make model``."""
+"""Trains the models that come with the package again: ``make model``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pack(checkpoint: Path, path: Path) -> None:
 
 
 def make(dims: int, overrides: Sequence[str], console: Console) -> Path:
-    """Train the ready model anew and put it into the package: ``make model``.
+    """Train the ready model again and put it into the package: ``make model``.
 
     Returns:
         Its file.

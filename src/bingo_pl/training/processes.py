@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import BingoError, InputError
 from bingo_pl.storage.locking import held
 
 HELD = "BINGO_HELD"
@@ -28,7 +28,7 @@ def agreed(name: str, decide: Callable[[], str]) -> str:
     """What the first process decides, on every process of the run; the others wait for it.
 
     Processes that Lightning starts come after the decision and find it in their environment. Those that ``torchrun`` or
-    SLURM's ``srun`` started all at once are told.
+    SLURM's ``srun`` started all at once learn of it.
 
     Args:
         name: of the environment variable.
@@ -71,9 +71,9 @@ def check_processes(devices: int) -> None:
     """Raises `BingoError` where a launcher started another number of processes than there are to be devices."""
     environment = launcher()
     if environment is not None and environment.world_size() != devices:
-        raise BingoError(
-            f"{environment.world_size()} processes were started, but trainer.devices={devices}. Set it to the number "
-            "of processes, or start one process, which starts the others"
+        raise InputError(
+            f"{environment.world_size()} processes were started, but trainer.devices={devices}",
+            "Set it to the number of processes, or start one process, which starts the others",
         )
 
 

@@ -1,8 +1,8 @@
-"""What must be as it was for a run to go on exactly, and how a change is told."""
+"""What must be as it was for a run to resume exactly, and how a change is reported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from bingo_pl import config as settings
 from bingo_pl.config import Config, IntrinsicConfig, RefineConfig
 from bingo_pl.data_modules.base import GroupDataModule
-from bingo_pl.errors import BingoError
+from bingo_pl.errors import InputError, some
 
 INDIFFERENT = (
     "name",
@@ -53,7 +53,7 @@ def refuse_edited(run: Path, old: Config, new: Config) -> None:
     Args:
         run: the run's folder.
         old: the settings in its checkpoint.
-        new: those that it would go on with.
+        new: those that it would resume with.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -62,19 +62,19 @@ def refuse_edited(run: Path, old: Config, new: Config) -> None:
     said = {line.partition(":")[0] for line in changes(old, new)}
     edits = [line for line in changes(old, written) if line.partition(":")[0] not in said]
     if edits:
-        raise BingoError(
-            f"{path} is not what the run's checkpoint was made with: {'; '.join(edits)}. A resume takes its settings "
-            "from the checkpoint: give the changed ones as KEY=VALUE, or restore the file"
+        raise InputError(
+            f"{path} is not what the run's checkpoint was made with: {'; '.join(edits)}",
+            "A resume takes its settings from the checkpoint: give the changed ones as KEY=VALUE, or restore the file",
         )
 
 
 def refuse_other_processes(checkpoint: Path, old: int, new: int) -> None:
-    """Raises `BingoError` where a run would go on with another number of processes (devices times machines)."""
+    """Raises `BingoError` where a run would resume with another number of processes (devices times machines)."""
     if old != new:
-        raise BingoError(
-            f"{checkpoint} was trained by {old} process(es), and {new} would go on: {old} -> {new}. The batches would "
-            f"be others, so the run would not go on exactly. Set trainer.devices as it was, or pass "
-            "--allow-changed-processes"
+        raise InputError(
+            f"{checkpoint} was trained by {old} process(es), and {new} would resume: {old} -> {new}. The batches would "
+            "be others, so the run would not resume exactly",
+            "Set trainer.devices as it was, or pass --allow-changed-processes",
         )
 
 
@@ -84,15 +84,16 @@ def refuse_other_data(checkpoint: Path, provenance: Mapping[str, Any], data: Gro
     Args:
         checkpoint: for the message.
         provenance: what the checkpoint says of its making.
-        data: the data that the run would go on with.
+        data: the data that the run would resume with.
     """
     if data.fingerprint() != provenance["data"]:
         named = _different(provenance["cases"], case_keys(data)) if "cases" in provenance else []
         different = named or ["which cases differ, the checkpoint does not say"]
-        raise BingoError(
+        raise InputError(
             f"the data under '{data.root}' (files, sizes, dates or preprocessing settings) are not those that "
             f"{checkpoint} was trained on: {'; '.join(different)}. The run would "
-            "not go on exactly. Restore them, or pass --allow-changed-data"
+            "not resume exactly",
+            "Restore them, or pass --allow-changed-data",
         )
 
 
@@ -107,9 +108,4 @@ def _different(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         "missing": [case for case in old if case not in new],
         "new": [case for case in new if case not in old],
     }
-    return [f"{kind}: {_list(cases)}" for kind, cases in kinds.items() if cases]
-
-
-def _list(cases: Sequence[str]) -> str:
-    more = f" and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
-    return ", ".join(cases[:LISTED]) + more
+    return [f"{kind}: {some(cases, LISTED)}" for kind, cases in kinds.items() if cases]

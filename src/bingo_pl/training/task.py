@@ -20,15 +20,14 @@ from bingo_pl.errors import DivergenceError
 from bingo_pl.evaluation import metrics
 from bingo_pl.evaluation.scoring import score_group
 from bingo_pl.evaluation.tables import GroupScores
-from bingo_pl.evaluation.uncertainty import negative_log_likelihood
+from bingo_pl.evaluation.uncertainty import has_posterior, negative_log_likelihood
 from bingo_pl.methods.batch_norm import has_companions
-from bingo_pl.methods.bingo import BingoRegistration
 from bingo_pl.methods.recomputation import recompute_activations, recomputed
 from bingo_pl.methods.registrar import Registrar, Registration
 from bingo_pl.models.registry import read_trained
 
 SMALLEST_RESIDUAL = 1e-2
-"""In voxels; below it the slope of the truth term falls to zero."""
+"""In voxels; below it the slope of the ground truth term falls to zero."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class RegistrationTask(pl.LightningModule):
         registrar: the method.
         weights: weight of each term of the registrar's loss, and of ``truth``: the gWI (voxels) against the
             misalignment that was synthesised, which no image shows, and, of a method with a velocity posterior, with
-            the same weight the likelihood of what is left of it. A weight of 0 leaves it out. Where the truth alone
-            has a weight, the registrar's loss is not computed, which saves half of the time.
+            the same weight the likelihood of what is left of it. A weight of 0 leaves it out. Where the ground truth
+            alone has a weight, the registrar's loss is not computed, which saves half of the time.
         optimisation: the optimiser's settings.
         label_ids: foreground classes of the Dice overlap.
         seed: of the noise in training.
@@ -89,7 +88,7 @@ class RegistrationTask(pl.LightningModule):
         self.seed = seed
         self.gradient_checkpointing = gradient_checkpointing
         self.dice = MeanMetric(nan_strategy="ignore")
-        # Without truth no group has a gWI. Where one group's is NaN beside numbers, so must the mean be.
+        # Without ground truth no group has a gWI. Where one group's is NaN beside numbers, so must the mean be.
         self.gwi = MeanMetric(nan_strategy="disable")
         self.folding_percent = MeanMetric(nan_strategy="disable")
         self.test_scores: list[GroupScores] = []
@@ -145,7 +144,7 @@ class RegistrationTask(pl.LightningModule):
         return share * total
 
     def _terms(self, batch: GroupBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The unweighted terms of the loss; not the registrar's where the truth alone has a weight."""
+        """The unweighted terms of the loss; not the registrar's where the ground truth alone has a weight."""
         alone = self.weights["truth"] and not any(weight for name, weight in self.weights.items() if name != "truth")
         with recompute_activations(self.gradient_checkpointing):
             result = self.registrar(batch, generator)
@@ -153,7 +152,7 @@ class RegistrationTask(pl.LightningModule):
             if self.weights["truth"]:
                 with torch.autocast(self.device.type, enabled=False):
                     terms["truth"] = recomputed(truth_loss, batch, result)
-                    if isinstance(result, BingoRegistration):
+                    if has_posterior(result):
                         terms["uncertainty"] = recomputed(negative_log_likelihood, batch, result)
         return terms
 
@@ -206,7 +205,7 @@ def truth_loss(batch: GroupBatch, result: Registration) -> Tensor:
     Not its square, by which the groups that are misaligned most would count most. The map that a group, or each of its
     anatomies, has in common is left to the method, since nothing in the images tells it.
     """
-    assert batch.truth is not None, "the truth is known only of a synthetic misalignment"
+    assert batch.truth is not None, "the ground truth is known only of a synthetic misalignment"
     residual = metrics.warping_residual(result.displacement, batch.truth, batch.anatomies)
     masks = metrics.warp_group_labels(batch.masks, result.displacement.detach())
     squares = metrics.squared_length_over(residual, masks)
