@@ -341,6 +341,7 @@ def test_nobody_is_added_to_a_damaged_record(change: dict[str, Any], atlas: Path
         add_people(tmp_path / "copy", [("", tmp_path / "x.nii.gz")], None, images=False, jacobian=False, console=QUIET)
 
 
+@pytest.mark.filterwarnings("ignore::bingo_pl.errors.BingoWarning")  # pytest-xdist cannot send their text
 def test_images_whose_names_are_not_utf8_are_written_and_reported(tmp_path: Path) -> None:
     first, second = (person(tmp_path, number, label=False).image for number in range(2))
     strange = first.rename(os.fsdecode(os.fsencode(tmp_path / "x") + b"\xff.nii.gz"))
