@@ -137,7 +137,7 @@ def test_a_deformation_is_refused_where_the_format_is_linear(tmp_path: Path) -> 
 
 
 def test_bad_requests_are_explained(rigid: Path, tmp_path: Path) -> None:
-    with pytest.raises(BingoError, match="told by the ending"):
+    with pytest.raises(BingoError, match="the ending names the format"):
         convert(rigid, "a", "b", tmp_path / "map.txt")
     with pytest.raises(BingoError, match="unknown member 'd'"):
         convert(rigid, "a", "d", tmp_path / "map.mat")

@@ -164,7 +164,7 @@ def test_a_group_grid_that_does_not_fit_is_refused_before_it_is_taken(monkeypatc
     grid = group_grid(scans, stages, 500.0, 3, 16)
     monkeypatch.setattr(memory, "total_bytes", lambda: 1.5 * 28 * 16**3)  # room for one image
     assert grid_around(scans[0].grid, boxes, stages, 500.0, 3, 16).shape == grid.shape
-    with pytest.raises(BingoError, match=r"group grid of 2 images .*\(--memory\)"):
+    with pytest.raises(BingoError, match=r"group grid of 2 images .*at least .* of memory"):
         group_grid(scans, stages, 500.0, 3, 16)
 
 

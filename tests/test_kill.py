@@ -123,7 +123,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
 LATE = """
 import pathlib, sys, time
 from bingo_pl.errors import BingoError
-from bingo_pl.locking import held
+from bingo_pl.storage.locking import held
 
 def wait_for(path):
     while not path.exists():

@@ -219,7 +219,7 @@ def test_what_is_no_image_is_refused_with_what_is_wanted(image: Any, message: st
         voxels_of(image, "a")
 
 
-@pytest.mark.parametrize("images", [None, 5, {"a": 5}, ["p0.nii.gz"]])
+@pytest.mark.parametrize("images", [None, 5, {"a": 5}, [5]])
 def test_what_is_no_group_is_refused(images: Any, tmp_path: Path) -> None:
     with pytest.raises(BingoError, match=r"say what they are|type int"):
         register(images)

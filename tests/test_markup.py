@@ -19,7 +19,7 @@ from bingo_pl.report import page
 OURS = {
     *("shown", "device"),  # escaped where they are made
     *("most", "kind", "images", "REFINE", "tried", "done", "status", "self.images", "len(trials) - len(waiting)"),
-    *("SCORES", "severity", "COLOURS[severity]", "', '.join(counts)", "'x'.join(map(str, self.shape))"),
+    *("SCORES", "severity", "colour", "COLOURS[severity]", "', '.join(counts)", "'x'.join(map(str, self.shape))"),
 }
 """Numbers and words of our own."""
 PRINTING = {"print", "Table", "add_row", "add_column", "status"}

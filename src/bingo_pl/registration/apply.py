@@ -136,7 +136,7 @@ def _warn_of_labels(path: Path, console: Console) -> None:
     if (role := role_of(path)) in ("label", "mask"):
         warn(
             f"{path}: by its name a {role}, but moved as an image, between whose values is interpolated. If it is one, "
-            "add --labels (labels=True)",
+            "move it as labels",
             console,
         )
 

@@ -98,7 +98,7 @@ def linear_map(source: Side, target: Side) -> NDArray[np.float64]:
     if off_mm > LINEAR_MM:
         raise InputError(
             f"the map is deformable, up to {off_mm:.2g} mm from a linear one, which is all that this format holds",
-            "Write FSL's warp instead (.nii.gz), or register with --transform affine",
+            "Write FSL's warp instead (.nii.gz), or register with the transform affine",
         )
     matrix = np.eye(4)
     matrix[:3] = solution.T

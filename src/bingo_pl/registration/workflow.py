@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -120,7 +120,7 @@ def register(
     masks, labels = masks or {}, labels or {}
     if isinstance(images, (str, Path)):
         images = [images]
-    if not isinstance(images, Mapping):
+    if isinstance(images, Iterable) and not isinstance(images, Mapping):
         images = [named(image) if isinstance(image, (str, Path)) else image for image in images]
     series, pairs = unfold(as_pairs(images), values)
     if series is None:

@@ -69,7 +69,10 @@ class History(Logger):
                 table = csv.DictWriter(file, ["step", *names], lineterminator="\n")
                 table.writeheader()
                 for step, row in sorted(self.rows.items()):
-                    table.writerow({"step": step} | {name: float(x) for name, x in row.items() if x == x})
+                    table.writerow(
+                        {"step": step}
+                        | {name: x if isinstance(x, int) else float(x) for name, x in row.items() if x == x}
+                    )
 
     def resume(self, step: int) -> None:
         """Take up the rows before ``step`` that an interrupted run left; later ones will be computed again.
