@@ -314,7 +314,7 @@ def test_lightning_predicts_as_the_model_does(model: Model, checkpoint: Path, tm
     torch.testing.assert_close(result.displacement, wanted.displacement, rtol=0, atol=0)  # type: ignore[union-attr]
 
 
-SHARED = ("registration", "files", "images", "streaming", "alignment", "methods", "models", "report", "atlas", "api.py")
+SHARED = ("registration", "images", "streaming", "alignment", "methods", "models", "report", "atlases", "api.py")
 """Packages that are used from Python as from the command line."""
 
 
@@ -323,6 +323,8 @@ def test_messages_name_no_option_of_the_command_line() -> None:
     home, seen = Path(bingo_pl.__file__).parent, 0
     paths = [path for name in SHARED for path in ((home / name).rglob("*.py") if "." not in name else [home / name])]
     for path in paths:
+        if path.name == "viewer.py":
+            continue  # scripts and styles of a page
         nodes = [*ast.walk(ast.parse(path.read_text()))]
         documented = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         for node in nodes:

@@ -67,7 +67,7 @@ def test_every_command_has_the_shared_options(name: str) -> None:
     computes = name not in ("apply", "check", "convert", "example", "report")
     assert ("--device" in options) == computes
     if computes:
-        assert options["--device"].help == "Where to compute"
+        assert options["--device"].help == "Device to compute on"
 
 
 def test_h_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ def test_where_there_is_no_ready_model_the_message_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ready_model, "FOLDER", tmp_path)
-    with pytest.raises(BingoError, match=r"no ready 3D model.*--checkpoint.*bingo_pl.training.make_model 3"):
+    with pytest.raises(BingoError, match=r"no ready 3D model.*bingo_pl.training.make_model 3"):
         ready_model.load(3)
 
 

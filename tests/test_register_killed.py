@@ -46,9 +46,9 @@ for moment in sys.argv[2:]:
         os._exit(0)
     print(moment, os.waitpid(child, 0)[1], flush=True)
 """
-BEFORE = ("write_text-1", "replace-1", "replace-2", "replace-6", "replace-10", "replace-13", "replace-21")
+BEFORE = ("write_text-2", "replace-2", "replace-6", "replace-10", "replace-13", "replace-22")
 """Killed in the n-th call of a method of Path; the last one would have given the folder its name."""
-REPORT = "replace-22"
+REPORT = "replace-23"
 """The report would have got its name."""
 DONE = "replace-1000"
 

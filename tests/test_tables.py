@@ -48,7 +48,7 @@ def test_interrupted_writing_keeps_the_old_csv(tmp_path: Path, monkeypatch: pyte
     write_test_csv([scores("old")], path)
     old = path.read_text()
 
-    def disk_full(frame: pd.DataFrame, target: Path, index: bool, na_rep: str) -> None:
+    def disk_full(frame: pd.DataFrame, target: Path, **options: object) -> None:
         target.write_text("group,si")
         raise OSError(28, "No space left on device")
 
